@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from errata import Decoder
-from errata.errors import UnknownName, WindowOutside
+from errata.errors import BadRecipe, UnknownName, WindowOutside
 from errata.methods import METHODS, method
-from errata.recipe import BadRecipe, known_recipes, read_recipe, recipe_for
+from errata.recipe import Recipe, known_recipes, read_recipe, recipe_for
 from tests.editing import decoder_of, editor_of
 from tests.models import tokenizer_of
 
@@ -55,7 +55,7 @@ def test_an_unknown_recipe_is_refused_with_a_suggestion() -> None:
 
 def test_a_setting_a_solver_lacks_is_refused() -> None:
     with pytest.raises(UnknownName, match=r"unknown setting of least_squares 'wieght'\. Did you mean 'weight'"):
-        method("memit").with_settings({"least_squares": {"wieght": 1.0}})
+        method("memit").pipeline(Recipe("any", (0,), solvers={"least_squares": {"wieght": 1.0}}), depth=1)
 
 
 def test_a_window_outside_the_model_is_refused() -> None:

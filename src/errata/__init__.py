@@ -8,6 +8,8 @@ from errata.decoder.site import Contexts
 from errata.delta import WeightDelta
 from errata.editor import Editor
 from errata.editors.base import Edit, Ledger, Outcome, WeightEdit
+from errata.editors.saved import load_edit
+from errata.editors.side_memory import SideMemory
 from errata.errors import ErrataError
 from errata.fact import Fact, read_facts
 from errata.methods import METHODS
@@ -29,10 +31,12 @@ __all__ = [
     "Ledger",
     "Outcome",
     "Recipe",
+    "SideMemory",
     "Store",
     "WeightDelta",
     "WeightEdit",
     "generate_contexts",
+    "load_edit",
     "read_facts",
     "recipe_for",
 ]

@@ -8,7 +8,6 @@ from dataclasses import asdict, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from time import perf_counter
 from typing import Any, Literal
 
 import torch
@@ -19,10 +18,15 @@ from errata.decoder.contexts import generate_contexts
 from errata.decoder.corpus import Corpus, gather
 from errata.decoder.decoder import Decoder
 from errata.decoder.site import Contexts
-from errata.editors.base import Outcome, WeightEdit
-from errata.editors.locate_then_edit import LocateThenEdit, Progress, Schedule, check_statistics
-from errata.errors import StatisticsError
+from errata.editors.base import Edit, Outcome, Progress
+from errata.editors.lesson import Practice
+from errata.editors.locate_then_edit import check_statistics
+from errata.editors.schedule import Schedule
+from errata.errors import StatisticsError, UnusableFacts
+from errata.evaluate import Case, Scores, probes
+from errata.evaluate import evaluate as score
 from errata.fact import Fact
+from errata.methods import check_names
 from errata.methods import method as row_of
 from errata.recipe import Recipe, recipe_for
 from errata.statistics import KeyStatistics
@@ -41,11 +45,13 @@ class Editor:
         corpus: Corpus | str | Path | Iterable[str] | None = None,
         statistics: Mapping[int, KeyStatistics] | None = None,
         contexts: Contexts | None = None,
+        practice: Sequence[Case] = (),
         store: Store | None = None,
         progress: Progress | None = None,
     ) -> None:
         """`corpus`: where key statistics are gathered if neither given nor stored: texts, a file, or a dataset
-        name. `contexts` None: sampled from the unedited model with the recipe's seed. `store` None: the default.
+        name. `contexts` None: sampled from the unedited model with the recipe's seed. `practice`: cases from which
+        a method that has to learn how to edit does so; none of them may be evaluated. `store` None: the default.
 
         Raises UnknownMethod, UnknownName, BadRecipe, WindowOutside.
         """
@@ -53,13 +59,15 @@ class Editor:
         self.recipe = recipe_for(decoder, recipe)
         self.store = store or Store.default()
         self.progress = progress
-        row = row_of(method).with_settings(self.recipe.solvers)
+        row = row_of(method)
+        check_names(self.recipe)
         self._batch = row.batch
-        self.pipeline = LocateThenEdit(row.construction, row.solver, self.recipe.window, self.recipe.anchor)
+        self.pipeline = row.pipeline(self.recipe, decoder.depth)
         self._given = statistics
         self._contexts = contexts
+        self._practice = practice
         self.corpus = _corpus(self.recipe.statistics.corpus if corpus is None else corpus)
-        decoder.check_window(self.recipe.window)
+        decoder.check_window(self.pipeline.edited)
 
     @classmethod
     def from_pretrained(
@@ -86,6 +94,15 @@ class Editor:
             return self._contexts
         with self.decoder.unedited():
             return generate_contexts(self.decoder, self.recipe.context_seed)
+
+    @cached_property
+    def practice(self) -> list[Practice]:
+        """The cases to learn editing from. Raises UnusableFacts if there are none."""
+        if not self._practice:
+            raise UnusableFacts(
+                [f"{self.method} learns how to edit from cases that are not evaluated; give some: --practice FILE"]
+            )
+        return [_practice(case) for case in self._practice]
 
     def statistics(self) -> dict[int, KeyStatistics]:
         """Key statistics of the layers to be edited: as given, from the store, or gathered and stored.
@@ -130,7 +147,7 @@ class Editor:
         batch: int | None = None,
         targets: Literal["current", "original"] = "current",
         remember: bool = True,
-        past: WeightEdit | None = None,
+        past: Edit | None = None,
     ) -> Outcome:
         """Make the model believe the facts. The model is edited when this returns.
 
@@ -141,16 +158,13 @@ class Editor:
         if past is None:
             self.decoder.check_unedited()
         schedule = Schedule(batch or self._batch, targets, remember)
-        started = perf_counter()
-        contexts, statistics = self.contexts, self.statistics()
-        prepared = perf_counter() - started
-        outcome = self.pipeline.edit(
-            self.decoder, facts, contexts, statistics, self.store, self.progress, schedule, past
-        )
-        outcome.ledger.seconds = {"statistics": prepared, **outcome.ledger.seconds}
-        assert isinstance(outcome.edit, WeightEdit)
+        outcome = self.pipeline.run(self.decoder, facts, self, schedule, past)
         known = [*(past.facts if past else []), *facts]
-        return replace(outcome, edit=replace(outcome.edit, manifest=self._manifest(known, schedule)))
+        return replace(outcome, edit=replace(outcome.edit, manifest=self._manifest(known, schedule)))  # type: ignore[type-var]
+
+    def evaluate(self, cases: Sequence[Case], *families: str) -> Scores:
+        """Scores of the model as it is now, edited or not, by families of probes (all without any named)."""
+        return score(self.decoder, cases, probes(*families), self.progress)
 
     def restore(self) -> None:
         """Take any edit off, bit for bit."""
@@ -168,20 +182,23 @@ class Editor:
         }
 
     def _manifest(self, facts: Sequence[Fact], schedule: Schedule) -> dict[str, Any]:
-        return {
+        made: dict[str, Any] = {
             "model": self.decoder.name,
             "fingerprint": self.decoder.fingerprint,
             "dtype": str(self.decoder.dtype).removeprefix("torch."),
             "method": self.method,
-            "window": list(self.recipe.window),
+            **self.pipeline.describe(),
             "schedule": asdict(schedule),
-            "solver": {type(self.pipeline.solver).__name__: asdict(self.pipeline.solver)},  # type: ignore[call-overload]
             "recipe": self.recipe.to_json(),
-            "contexts": self.contexts.groups,
-            "statistics": self._origin(self.recipe.window[0]) | {"layer": sorted(set(self.pipeline.edited))},
-            "versions": versions(),
-            "facts": [asdict(fact) for fact in facts],
         }
+        if "contexts" in self.pipeline.needs:
+            made["contexts"] = self.contexts.groups
+        if "statistics" in self.pipeline.needs:
+            layers = sorted(set(self.pipeline.edited))
+            made["statistics"] = self._origin(layers[0]) | {"layer": layers}
+        if "practice" in self.pipeline.needs:
+            made["practice"] = [case.id for case in self._practice]
+        return made | {"versions": versions(), "facts": [asdict(fact) for fact in facts]}
 
 
 def versions() -> dict[str, str]:
@@ -198,3 +215,9 @@ def _corpus(source: Corpus | str | Path | Iterable[str] | None) -> Corpus | None
     if source is None or isinstance(source, Corpus):
         return source
     return Corpus.named(source) if isinstance(source, str | Path) else Corpus.of(source)
+
+
+def _practice(case: Case) -> Practice:
+    answers = case.neighbourhood_answers or (case.target_true,) * len(case.neighbourhood)
+    near = tuple((prompt, answer) for prompt, answer in zip(case.neighbourhood, answers, strict=True) if answer)
+    return Practice(case.fact, case.paraphrases, near)

@@ -16,6 +16,8 @@ ErrataError
 │   ├── SingularSystem
 │   ├── EmptyNullSpace
 │   └── FullNullSpace
+├── BadRecipe                 settings hold a key nobody knows, or a value of the wrong kind
+├── WrongEdit                 a method cannot go on from an edit of this kind
 ├── StoreError                something could not be written or read back
 └── UnknownName               a method, model, recipe key or layout nobody knows
     └── UnknownMethod
@@ -99,6 +101,14 @@ class FullNullSpace(SolveError):
 
 class EmptyScore(ErrataError):
     """A score of no case at all has no value."""
+
+
+class BadRecipe(ErrataError):
+    """Settings hold a key nobody knows, or a value of the wrong kind."""
+
+
+class WrongEdit(ErrataError):
+    """An edit is not of the kind that a method can go on from."""
 
 
 class StoreError(ErrataError):

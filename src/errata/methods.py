@@ -1,12 +1,21 @@
-"""The table: a published name is a target construction and a solver."""
+"""The table: a published name is a target construction and a solver, or an editor of another kind."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
-from errata.errors import UnknownMethod, UnknownName
+from pydantic import TypeAdapter, ValidationError
+
+from errata.editors.base import Pipeline
+from errata.editors.fine_tuning import FineTuning
+from errata.editors.locate_then_edit import LocateThenEdit
+from errata.editors.rledit import RLEdit
+from errata.editors.wise import Wise
+from errata.errors import BadRecipe, UnknownMethod, UnknownName
+from errata.recipe import Recipe
 from errata.solvers import (
     EqualityConstrained,
     LeastSquares,
@@ -28,19 +37,78 @@ from errata.targets import (
 )
 
 
+class Method(ABC):
+    """One row of the table: a way to edit that a recipe's numbers make complete."""
+
+    paper: str
+    needs: frozenset[str]
+    """Which supplies its pipeline asks for."""
+
+    @property
+    def batch(self) -> int | None:
+        """Facts edited together unless told otherwise; None: all."""
+        return None
+
+    @abstractmethod
+    def pipeline(self, recipe: Recipe, depth: int) -> Pipeline:
+        """The pipeline on a model of so many blocks. Raises UnknownName, BadRecipe or SolveError."""
+
+    @abstractmethod
+    def settings(self) -> list[str]:
+        """The paths in a recipe that mean something to this method."""
+
+
 @dataclass(frozen=True)
-class Method:
-    """One row: where targets come from, which update reaches them, and who published the pair."""
+class Pair(Method):
+    """Locate-then-edit: where targets come from, which update reaches them, and who published the pair."""
 
     construction: TargetConstruction
     solver: Solver
     paper: str
     batch: int | None = None
-    """Facts solved for together unless told otherwise; None: all."""
 
-    def with_settings(self, settings: Mapping[str, Mapping[str, Any]]) -> Method:
-        """The solver's fields as a recipe gives them, by solver name. Raises UnknownName for a field it lacks."""
-        return replace(self, solver=configured(self.solver, settings))
+    needs = LocateThenEdit.needs
+
+    def pipeline(self, recipe: Recipe, depth: int) -> LocateThenEdit:
+        solver = configured(self.solver, recipe.solvers)
+        return LocateThenEdit(self.construction, solver, recipe.window, recipe.anchor)
+
+    def settings(self) -> list[str]:
+        return [f"solvers.{solver_name(s)}.{f}" for s in nested(self.solver) for f in own_fields(s)]
+
+
+@dataclass(frozen=True)
+class Sibling(Method):
+    """An editor of another kind, whose settings a recipe gives under `editors`."""
+
+    kind: type[Pipeline]
+    name: str
+    """Under which a recipe keeps its settings."""
+    proposed: Callable[[int], Mapping[str, Any]]
+    """Where to edit a model of so many blocks if its recipe does not say: the depth published for other models."""
+    paper: str
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """What is part of the name, unless a recipe says otherwise."""
+
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        return self.kind.needs
+
+    def pipeline(self, recipe: Recipe, depth: int) -> Pipeline:
+        given = recipe.editors.get(self.name, {})
+        known = [f.name for f in fields(self.kind)]  # type: ignore[arg-type]
+        for key in given:
+            if key not in known:
+                raise UnknownName(f"setting of {self.name}", key, known)
+        values = {**self.proposed(depth), "seed": recipe.context_seed, **self.fixed, **given}
+        try:
+            return TypeAdapter(self.kind).validate_python(values)
+        except ValidationError as error:
+            told = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}, found {e['input']!r}" for e in error.errors())
+            raise BadRecipe(f"editors.{self.name}: " + "; ".join(told)) from None
+
+    def settings(self) -> list[str]:
+        return [f"editors.{self.name}.{f.name}" for f in fields(self.kind)]  # type: ignore[arg-type]
 
 
 FE = "From Backward Spreading to Forward Replay, arXiv 2605.00358"
@@ -53,32 +121,47 @@ ALPHAEDIT = "AlphaEdit, arXiv 2410.02355"
 RECT = "RECT, arXiv 2401.04700"
 PRUNE = "PRUNE, arXiv 2405.16821"
 EMMET = "EMMET, arXiv 2403.14236"
+FT_M = "fine-tuning with a mask on the prompt (FT-M), as in EasyEdit"
+LOCFT_BF = "LocFT-BF: breadth first, one matrix, as in ICT-STAR/LocFT"
+WISE = "WISE, arXiv 2405.14768"
+RLEDIT = "RLEdit, arXiv 2502.05759"
+
+
+def _layers(first: float, last: float) -> Callable[[int], Mapping[str, Any]]:
+    """Layers from one share of the depth to another."""
+    return lambda depth: {"layers": tuple(range(int(first * depth), int(last * depth) + 1))}
+
 
 METHODS: dict[str, Method] = {
-    "onelayer": Method(SingleLayer(), LeastSquares(), FE),
-    "memit": Method(BackwardSpreading(), LeastSquares(), MEMIT),
-    "memit-whole": Method(BackwardSpreading("whole"), LeastSquares(), FE),
-    "memit-sqrt": Method(BackwardSpreading("sqrt"), LeastSquares(), f"MEMIT with the share of {PMET}"),
-    "memit+fe": Method(ForwardReplay(), LeastSquares(), FE),
-    "memit+gr": Method(GraduatedReplay(), LeastSquares(), "errata: graduated replay"),
-    "blue": Method(BoundaryLayers(), LeastSquares(), BLUE),
-    "blue-unedited": Method(BoundaryLayers(anew=False), LeastSquares(), f"BLUE as read by {FE}"),
-    "every-layer": Method(EveryLayer(), LeastSquares(), FE),
-    "pmet": Method(BackwardSpreading("sqrt", space="mlp"), LeastSquares(), PMET),
-    "adaedit": Method(BackwardSpreading(space="mlp"), Truncated(LeastSquares()), ADAEDIT),
-    "rome": Method(SingleLayer(), RankOne(), ROME, batch=1),
-    "alphaedit": Method(BackwardSpreading(), NullSpace(), ALPHAEDIT),
-    "alphaedit+fe": Method(ForwardReplay(), NullSpace(), FE),
-    "alphaedit+blue": Method(BoundaryLayers(), NullSpace(), BLUE),
-    "rect": Method(BackwardSpreading(), Sparsified(LeastSquares()), RECT),
-    "rect+fe": Method(ForwardReplay(), Sparsified(LeastSquares()), FE),
-    "rect+blue": Method(BoundaryLayers(), Sparsified(LeastSquares()), BLUE),
-    "prune": Method(BackwardSpreading(), Restrained(LeastSquares()), PRUNE),
-    "prune+fe": Method(ForwardReplay(), Restrained(LeastSquares()), FE),
-    "prune+blue": Method(BoundaryLayers(), Restrained(LeastSquares()), BLUE),
-    "emmet": Method(BackwardSpreading(), EqualityConstrained(), EMMET),
-    "emmet+fe": Method(ForwardReplay(), EqualityConstrained(), FE),
-    "emmet+blue": Method(BoundaryLayers(), EqualityConstrained(), BLUE),
+    "onelayer": Pair(SingleLayer(), LeastSquares(), FE),
+    "memit": Pair(BackwardSpreading(), LeastSquares(), MEMIT),
+    "memit-whole": Pair(BackwardSpreading("whole"), LeastSquares(), FE),
+    "memit-sqrt": Pair(BackwardSpreading("sqrt"), LeastSquares(), f"MEMIT with the share of {PMET}"),
+    "memit+fe": Pair(ForwardReplay(), LeastSquares(), FE),
+    "memit+gr": Pair(GraduatedReplay(), LeastSquares(), "errata: graduated replay"),
+    "blue": Pair(BoundaryLayers(), LeastSquares(), BLUE),
+    "blue-unedited": Pair(BoundaryLayers(anew=False), LeastSquares(), f"BLUE as read by {FE}"),
+    "every-layer": Pair(EveryLayer(), LeastSquares(), FE),
+    "pmet": Pair(BackwardSpreading("sqrt", space="mlp"), LeastSquares(), PMET),
+    "adaedit": Pair(BackwardSpreading(space="mlp"), Truncated(LeastSquares()), ADAEDIT),
+    "rome": Pair(SingleLayer(), RankOne(), ROME, batch=1),
+    "alphaedit": Pair(BackwardSpreading(), NullSpace(), ALPHAEDIT),
+    "alphaedit+fe": Pair(ForwardReplay(), NullSpace(), FE),
+    "alphaedit+blue": Pair(BoundaryLayers(), NullSpace(), BLUE),
+    "rect": Pair(BackwardSpreading(), Sparsified(LeastSquares()), RECT),
+    "rect+fe": Pair(ForwardReplay(), Sparsified(LeastSquares()), FE),
+    "rect+blue": Pair(BoundaryLayers(), Sparsified(LeastSquares()), BLUE),
+    "prune": Pair(BackwardSpreading(), Restrained(LeastSquares()), PRUNE),
+    "prune+fe": Pair(ForwardReplay(), Restrained(LeastSquares()), FE),
+    "prune+blue": Pair(BoundaryLayers(), Restrained(LeastSquares()), BLUE),
+    "emmet": Pair(BackwardSpreading(), EqualityConstrained(), EMMET),
+    "emmet+fe": Pair(ForwardReplay(), EqualityConstrained(), FE),
+    "emmet+blue": Pair(BoundaryLayers(), EqualityConstrained(), BLUE),
+    "ft-m": Sibling(FineTuning, "ft-m", _layers(0.66, 0.66), FT_M, {"batch_size": 1, "shuffle": False}),
+    "locft-bf": Sibling(FineTuning, "locft-bf", _layers(0.69, 0.69), LOCFT_BF, {"eos": True}),
+    "wise": Sibling(Wise, "wise", lambda depth: {"layer": int(0.85 * depth)}, WISE),
+    "wise-merge": Sibling(Wise, "wise", lambda depth: {"layer": int(0.85 * depth)}, WISE, {"retrieve": False}),
+    "rledit": Sibling(RLEdit, "rledit", _layers(0.69, 0.94), RLEDIT),
 }
 
 
@@ -93,6 +176,30 @@ def solver_name(solver: Solver) -> str:
     """`LeastSquares` is `least_squares` in recipes."""
     name = type(solver).__name__
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
+
+
+def check_names(recipe: Recipe) -> None:
+    """Raises UnknownName for settings of a solver or another editor that no row of the table has."""
+    solvers = {solver_name(s) for row in METHODS.values() if isinstance(row, Pair) for s in nested(row.solver)}
+    editors = {row.name for row in METHODS.values() if isinstance(row, Sibling)}
+    for kind, given, known in (("solver", recipe.solvers, solvers), ("editor", recipe.editors, editors)):
+        for name in given:
+            if name not in known:
+                raise UnknownName(f"{kind} in the recipe {recipe.name!r}", name, known)
+
+
+def nested(solver: Solver) -> Iterator[Solver]:
+    """The solver, and any it wraps."""
+    yield solver
+    for f in fields(solver):  # type: ignore[arg-type]
+        value = getattr(solver, f.name)
+        if isinstance(value, Solver):
+            yield from nested(value)
+
+
+def own_fields(solver: Solver) -> list[str]:
+    """Its settings without the solver it wraps."""
+    return [f.name for f in fields(solver) if not isinstance(getattr(solver, f.name), Solver)]  # type: ignore[arg-type]
 
 
 def configured(solver: Solver, settings: Mapping[str, Mapping[str, Any]]) -> Solver:

@@ -14,15 +14,11 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
 from errata.decoder.decoder import Decoder
-from errata.errors import ErrataError, UnknownName, WindowOutside
+from errata.errors import BadRecipe, UnknownName, WindowOutside
 from errata.targets.anchor import AnchorSettings
 
 _STRICT = ConfigDict(extra="forbid")
 WINDOW_LAYERS = 5
-
-
-class BadRecipe(ErrataError):
-    """A recipe holds a key nobody knows, or a value of the wrong kind."""
 
 
 @checked(frozen=True, config=_STRICT)
@@ -36,13 +32,14 @@ class StatisticsSettings:
 
 @checked(frozen=True, config=_STRICT)
 class Recipe:
-    """Numbers that follow from the model: window, anchor settings, and the solvers' settings by solver name."""
+    """Numbers that follow from the model: window, anchor settings, and settings by solver's or other editor's name."""
 
     name: str
     window: Annotated[tuple[int, ...], Field(min_length=1)]
     models: tuple[str, ...] = ()
     anchor: AnchorSettings = field(default_factory=AnchorSettings)
     solvers: dict[str, dict[str, float | str]] = field(default_factory=dict)
+    editors: dict[str, dict[str, Any]] = field(default_factory=dict)
     statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
     context_seed: int = 0
     source: dict[str, str] = field(default_factory=dict)

@@ -11,7 +11,7 @@ import torch
 from errata import Decoder, Fact, KeyStatistics, Outcome, Store, WeightEdit
 from errata.editors import locate_then_edit
 from errata.errors import AlreadyEdited, ErrataError, StatisticsError, UnusableFacts
-from errata.methods import METHODS, Method
+from errata.methods import METHODS, Pair
 from errata.solvers import (
     EqualityConstrained,
     LeastSquares,
@@ -84,7 +84,7 @@ def close(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor], atol: f
 
 
 @both
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if isinstance(row, Pair)])
 def test_every_method_edits_both_architectures_and_restores_bit_for_bit(
     family: str, method: str, shared: dict[str, Store]
 ) -> None:
@@ -108,7 +108,7 @@ def test_every_solver_goes_with_every_construction(
     shared: dict[str, Store],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(METHODS, "pair", Method(construction, solver, "test"))
+    monkeypatch.setitem(METHODS, "pair", Pair(construction, solver, "test"))
     recipe = replace(RECIPE, solvers={})
     outcome = editor_of(decoder_of(family), "pair", recipe=recipe, store=shared[family]).edit(FACTS[:4])
     assert len(outcome.ledger.rows) == len(construction.steps(RECIPE.window))

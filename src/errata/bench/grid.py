@@ -17,6 +17,7 @@ from errata.bench.settings import Settings, Value, check_paths, check_values, pa
 from errata.errors import ErrataError, UnknownName
 from errata.evaluate import probes as probes_of
 from errata.methods import method as row_of
+from errata.report.paper import paper_table
 
 UNEDITED = "unedited"
 
@@ -47,7 +48,10 @@ Values = Annotated[tuple[Value, ...], BeforeValidator(_values), Field(min_length
 
 @checked(frozen=True, config=ConfigDict(extra="forbid"))
 class Grid:
-    """Every combination is a cell. A setting with one value is fixed; with several it is swept."""
+    """Every combination is a cell. A setting with one value is fixed; with several it is swept.
+
+    `paper` names the published table that the scores are printed beside; no cell depends on it.
+    """
 
     models: Names
     datasets: Names
@@ -59,14 +63,18 @@ class Grid:
     split: str | None = "report"
     recipe: str | None = None
     corpus: str | None = None
+    practice: str | None = None
     dtype: str | None = None
     device: str | None = None
+    paper: str | None = None
 
     def check(self) -> None:
         """Raises UnknownMethod, UnknownName, BadRecipe or SolveError for what cannot be run on any model."""
         for method in self.methods:
             row_of(method)
         probes_of(*self.probes)
+        if self.paper is not None:
+            paper_table(self.paper)
         check_paths(self.sweep, self.methods)
         for method in self.methods:
             for settings in self.settings(method):

@@ -16,8 +16,10 @@ from errata.decoder.corpus import Corpus
 from errata.decoder.decoder import Decoder
 from errata.decoder.site import Contexts
 from errata.editor import Editor
-from errata.editors.locate_then_edit import Progress, Schedule
+from errata.editors.base import Progress
+from errata.editors.schedule import Schedule
 from errata.evaluate import Case
+from errata.methods import Pair
 from errata.methods import method as row_of
 from errata.recipe import Recipe
 from errata.report.run import Run
@@ -27,10 +29,14 @@ from errata.store import Store
 
 @dataclass(frozen=True)
 class Dataset:
-    """`read(n, seed)` gives cases. Where the cases are always the same, the seed chooses the contexts."""
+    """`read(n, seed)` gives cases. Where the cases are always the same, the seed chooses the contexts.
+
+    `practice` gives others, from which a method that has to learn how to edit does so.
+    """
 
     read: Callable[[int, int], Sequence[Case]]
     seeds_choose: Literal["cases", "contexts"] = "cases"
+    practice: Callable[[], Sequence[Case]] = tuple
 
 
 class AtHand:
@@ -56,7 +62,8 @@ class AtHand:
         return self._statistics[wanted]
 
     def editor(self, plan: Planned, **options: Any) -> Editor:
-        return Editor(self.decoder, plan.cell.method, recipe=plan.recipe, corpus=self.corpus, **options)
+        given = {"recipe": plan.recipe, "corpus": self.corpus, "practice": plan.practice}
+        return Editor(self.decoder, plan.cell.method, **given, **options)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,7 @@ class Planned:
     recipe: Recipe
     schedule: Schedule
     cases: Sequence[Case]
+    practice: Sequence[Case]
     identity: dict[str, Any]
     folder: Path
 
@@ -95,7 +103,8 @@ def planned(grid: Grid, datasets: Mapping[str, Dataset], at_hand: AtHand, out: P
                 sets[chosen] = cases, digest([case.to_json() for case in cases])
             contexts = {} if dataset.seeds_choose == "cases" else {"context_seed": cell.seed}
             for each in (Cell(at_hand.name, name, UNEDITED, *chosen), cell):
-                plan = _planned(each, contexts | dict(each.settings), *sets[chosen], grid.probes, at_hand, out)
+                settings = contexts | dict(each.settings)
+                plan = _planned(each, settings, *sets[chosen], dataset.practice, grid.probes, at_hand, out)
                 if plan.folder not in seen:
                     seen.add(plan.folder)
                     yield plan
@@ -106,6 +115,7 @@ def _planned(
     settings: Mapping[str, Any],
     cases: Sequence[Case],
     cases_digest: str,
+    practice_of: Callable[[], Sequence[Case]],
     probes: Sequence[str],
     at_hand: AtHand,
     out: Path,
@@ -117,27 +127,31 @@ def _planned(
         "cases": cases_digest,
         "probes": list(probes),
     }
+    practice: Sequence[Case] = ()
     if cell.method != UNEDITED:
-        at_hand.decoder.check_window(recipe.window)
-        row = row_of(cell.method).with_settings(recipe.solvers)
+        row = row_of(cell.method)
+        pipeline = row.pipeline(recipe, at_hand.decoder.depth)
+        at_hand.decoder.check_window(pipeline.edited)
         corpus = at_hand.corpus.name if at_hand.corpus else recipe.statistics.corpus
-        identity |= {
-            "construction": repr(row.construction),
-            "solver": repr(row.solver),
-            "window": list(recipe.window),
-            "anchor": asdict(recipe.anchor),
-            "context_seed": recipe.context_seed,
-            "statistics": asdict(recipe.statistics) | {"corpus": corpus},
-            "schedule": asdict(schedule) | {"batch": schedule.batch or row.batch},
-        }
+        identity |= pipeline.describe() | {"schedule": asdict(schedule) | {"batch": schedule.batch or row.batch}}
+        if "contexts" in row.needs:
+            identity["context_seed"] = recipe.context_seed
+        if "statistics" in row.needs:
+            identity["statistics"] = asdict(recipe.statistics) | {"corpus": corpus}
+        if "practice" in row.needs:
+            practice = practice_of()
+            identity["practice"] = digest([case.to_json() for case in practice])
     told = [Path(cell.model).name, Path(cell.dataset).stem, cell.method, f"n{cell.edits}", f"s{cell.seed}"]
     name = "".join(c if c.isalnum() or c in "+=.,_-" else "-" for c in ".".join(told + told_settings(cell.settings)))
-    return Planned(cell, recipe, schedule, cases, identity, out / f"{name[:120]}-{digest(identity)[:8]}")
+    return Planned(cell, recipe, schedule, cases, practice, identity, out / f"{name[:120]}-{digest(identity)[:8]}")
 
 
 def anchors_needed(plan: Planned) -> dict[str, set[str]]:
     """The anchors a cell needs, by where; cells that share one name it alike."""
-    construction, window = row_of(plan.cell.method).construction, plan.recipe.window
+    row = row_of(plan.cell.method)
+    if not isinstance(row, Pair):
+        return {}
+    construction, window = row.construction, plan.recipe.window
     made_of = [plan.identity[key] for key in ("model", "dtype", "anchor", "context_seed")]
     shared = digest([*made_of, construction.space])
     facts = [repr(case.fact) for case in plan.cases]

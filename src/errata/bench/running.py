@@ -22,6 +22,7 @@ from errata.decoder.decoder import Decoder
 from errata.editor import versions
 from errata.errors import ErrataError
 from errata.evaluate import evaluate, probes
+from errata.methods import method as row_of
 from errata.recipe import recipe_for
 from errata.report.bench import CellRecord
 from errata.report.run import Run
@@ -178,18 +179,20 @@ class Bench:
         started = perf_counter()
         if cell.method != UNEDITED:
             run.scores[UNEDITED] = at_hand.unedited
-            with _timed(run.seconds, "contexts"):
-                contexts = at_hand.contexts_of(plan.recipe.context_seed)
-            with _timed(run.seconds, "statistics"):
-                statistics = at_hand.statistics_of(plan, self.store, self.watch.stage)
-            options = {"contexts": contexts, "statistics": statistics, "store": self.store}
-            editor = at_hand.editor(plan, progress=self.watch.stage, **options)
-            outcome = editor.edit(facts, **asdict(plan.schedule))
-            run.ledgers[cell.method] = outcome.ledger.to_json()
-            run.seconds |= outcome.ledger.seconds
+            options: dict[str, Any] = {"store": self.store, "progress": self.watch.stage}
+            needs = row_of(cell.method).needs
+            if "contexts" in needs:
+                with _timed(run.seconds, "contexts"):
+                    options["contexts"] = at_hand.contexts_of(plan.recipe.context_seed)
+                settings["contexts"] = options["contexts"].groups
+            if "statistics" in needs:
+                with _timed(run.seconds, "statistics"):
+                    options["statistics"] = at_hand.statistics_of(plan, self.store, self.watch.stage)
+                settings["statistics"] = {str(layer): s.count for layer, s in options["statistics"].items()}
             settings["recipe"] = plan.recipe.to_json()
-            settings["contexts"] = contexts.groups
-            settings["statistics"] = {str(layer): s.count for layer, s in statistics.items()}
+            outcome = at_hand.editor(plan, **options).edit(facts, **asdict(plan.schedule))
+            run.ledgers[cell.method] = outcome.ledger.to_json()
+            run.seconds = outcome.ledger.seconds | run.seconds
         with _timed(run.seconds, "scores"):
             scores = evaluate(decoder, plan.cases, probes(*self.grid.probes), self.watch.stage)
         run.scores[cell.method] = scores.to_json()

@@ -8,12 +8,10 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from errata.editors.locate_then_edit import Schedule
+from errata.editors.schedule import Schedule
 from errata.errors import UnknownName
 from errata.methods import method as row_of
-from errata.methods import solver_name
 from errata.recipe import BadRecipe, Recipe, StatisticsSettings, parse_window
-from errata.solvers import Solver
 from errata.targets.anchor import AnchorSettings
 
 Value = int | float | bool | str | None
@@ -29,11 +27,14 @@ _SHARED = (
     "window",
     "context_seed",
 )
+_ALWAYS = ("schedule.batch", "context_seed")
 
 
 def paths_of(method: str) -> set[str]:
-    """Every path that means something to a method: the shared ones, and the fields of its solvers."""
-    return {*_SHARED, *_solver_paths(row_of(method).solver)}
+    """Every path that means something to a method: the shared ones, and its own; without anchors, none of theirs."""
+    row = row_of(method)
+    shared = [path for path in _SHARED if "statistics" in row.needs or path in _ALWAYS]
+    return {*shared, *row.settings()}
 
 
 def check_paths(paths: Iterable[str], methods: Iterable[str]) -> None:
@@ -54,7 +55,7 @@ def with_settings(recipe: Recipe, settings: Settings) -> Recipe:
         place = row
         for room in rooms:
             place = place.setdefault(room, {})
-        place[name] = parse_window(str(value)) if path == "window" else value
+        place[name] = parse_window(str(value)) if _is_layers(path) else value
         row["source"][path] = "given to the bench"
     return _checked(Recipe, row, "")
 
@@ -80,13 +81,13 @@ def check_values(settings: Settings, method: str) -> None:
     """Raises BadRecipe or SolveError if a value is of the wrong kind or out of range; needs no model."""
     schedule_of(settings)
     recipe = with_settings(Recipe("any", (0,)), settings)
-    row_of(method).with_settings(recipe.solvers)
+    row_of(method).pipeline(recipe, depth=1)
 
 
 def parse_values(path: str, text: str) -> tuple[Value, ...]:
     """`100,300,1000`, or with `|` between values that hold commas: `3-7|1,3,5`."""
-    parts = text.split("|") if "|" in text or path == "window" else text.split(",")
-    return tuple(part.strip() if path == "window" else parse_value(part.strip()) for part in parts)
+    parts = text.split("|") if "|" in text or _is_layers(path) else text.split(",")
+    return tuple(part.strip() if _is_layers(path) else parse_value(part.strip()) for part in parts)
 
 
 def parse_value(text: str) -> Value:
@@ -102,9 +103,5 @@ def parse_value(text: str) -> Value:
     return text
 
 
-def _solver_paths(solver: Solver) -> set[str]:
-    found: set[str] = set()
-    for f in fields(solver):  # type: ignore[arg-type]
-        value = getattr(solver, f.name)
-        found |= _solver_paths(value) if isinstance(value, Solver) else {f"solvers.{solver_name(solver)}.{f.name}"}
-    return found
+def _is_layers(path: str) -> bool:
+    return path == "window" or path.endswith(".layers")

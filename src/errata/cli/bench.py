@@ -22,6 +22,7 @@ from errata.cli.console import (
     CorpusName,
     Device,
     Dtype,
+    Practice,
     RecipeName,
     Trust,
     corpus_of,
@@ -30,6 +31,7 @@ from errata.cli.console import (
     lines,
     open_decoder,
     out,
+    practice_of,
 )
 from errata.errors import BadRecord, ErrataError, UnknownName
 from errata.evaluate import Case
@@ -38,6 +40,7 @@ from errata.pocket.cases import cases as pocket_cases
 from errata.report.bench import over_seeds, sections
 from errata.report.folder import rendered, write_tables
 from errata.report.frontier import COMPARED, frontiers
+from errata.report.paper import PaperTable, comparison, comparison_note, paper_table
 from errata.report.tables import Grid as TextGrid
 from errata.store import Store
 
@@ -55,12 +58,14 @@ def bench(
         list[str] | None,
         typer.Option(help="PATH=V1,V2 such as solvers.least_squares.weight=100,300 or window=3-7|1-5; repeatable."),
     ] = None,
-    split: Annotated[Listed, typer.Option(help="Of the pocket facts: tune, report or all.")] = None,
+    split: Annotated[Listed, typer.Option(help="Of the pocket facts: tuning, report or all.")] = None,
     probes: Annotated[Listed, typer.Option(help="Families of probes.")] = None,
     recipe: RecipeName = None,
     corpus: CorpusName = None,
     dtype: Dtype = None,
     device: Device = None,
+    practice: Practice = None,
+    paper: Annotated[Listed, typer.Option(help="Print the scores beside this table of the paper.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the cells and tables.")] = Path(
         "runs/bench"
     ),
@@ -75,8 +80,17 @@ def bench(
     path = Path(what) if what.endswith((".yaml", ".yml")) else None
     given: dict[str, Any] = {"models": None if path else what, "methods": methods, "datasets": dataset}
     given |= {"edits": _numbers(edits), "seeds": _numbers(seeds), "sweep": _swept(sweep), "split": split}
-    given |= {"probes": probes, "recipe": recipe, "corpus": corpus, "dtype": dtype, "device": device}
+    given |= {
+        "probes": probes,
+        "recipe": recipe,
+        "corpus": corpus,
+        "practice": practice,
+        "dtype": dtype,
+        "device": device,
+    }
+    given |= {"dtype": dtype, "device": device, "paper": paper}
     grid = read_grid(path, given)
+    beside = paper_table(grid.paper) if grid.paper else None
     with _bars() as watch:
         bench = Bench(
             grid,
@@ -96,18 +110,18 @@ def bench(
             finally:
                 results = bench.results
                 failed = [failure.label for failure in results.failures]
-                told = write_tables(results.records, output, failed) if results.records else []
+                told = write_tables(results.records, output, failed, beside) if results.records else []
     if dry_run:
         _tell_reckoning(reckoning)
         return
-    _tell_results(results, form, output)
+    _tell_results(results, form, output, beside)
     for message in told:
         err.print(f"[yellow]{escape(message)}[/yellow]", highlight=False)
     if results.failures:
         raise typer.Exit(1)
 
 
-def _tell_results(results: Results, form: str, output: Path) -> None:
+def _tell_results(results: Results, form: str, output: Path, beside: PaperTable | None = None) -> None:
     rows = over_seeds(results.records)
     if form == "text":
         for title, grid in sections(rows, "below").items():
@@ -115,6 +129,11 @@ def _tell_results(results: Results, form: str, output: Path) -> None:
         for title, grid in frontiers(rows, COMPARED[:2]).items():
             if not title.endswith("points"):
                 _show(grid, title)
+        if beside and (compared := comparison(rows, beside)):
+            for title, grid in compared.items():
+                _show(grid, title)
+            for note in comparison_note(beside, rows):
+                out.print(note, style="dim", highlight=False)
         out.print(
             "second line: half the range over seeds, or of a single seed half its 95 % interval over records\n"
             f"{results.computed} cells computed, {results.found} found; tables and cells are in {output}",
@@ -122,7 +141,7 @@ def _tell_results(results: Results, form: str, output: Path) -> None:
             highlight=False,
         )
     else:
-        typer.echo(rendered(rows, form))
+        typer.echo(rendered(rows, form, paper=beside))
     for failure in results.failures:
         fail(f"failed: {failure.label}: {failure.error}")
 
@@ -155,7 +174,7 @@ def _tell_reckoning(found: Reckoning) -> None:
 
 def _dataset(name: str, grid: Grid) -> Dataset:
     if name != "pocket":
-        return Dataset(lambda n, seed: _first(name, n), "contexts")
+        return Dataset(lambda n, seed: _first(name, n), "contexts", lambda: practice_of(name, grid.practice))
     split: Any = None if grid.split in (None, "all") else grid.split
 
     def read(n: int, seed: int) -> Sequence[Case]:
@@ -164,7 +183,8 @@ def _dataset(name: str, grid: Grid) -> Dataset:
         except ValueError as error:
             raise BadRecord(f"pocket: {error}") from error
 
-    return Dataset(read)
+    # What is edited is of one half of the facts, so the other is there to practise with.
+    return Dataset(read, practice=lambda: practice_of("pocket" if split == "report" else "", grid.practice))
 
 
 def _first(path: str, n: int) -> Sequence[Case]:

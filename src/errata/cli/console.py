@@ -17,9 +17,15 @@ from transformers.utils import logging as transformers_logging
 from errata import pocket
 from errata.decoder.corpus import Corpus
 from errata.decoder.decoder import Decoder
-from errata.editors.locate_then_edit import Progress as Tell
+from errata.editors.base import Progress as Tell
+from errata.evaluate import Case
+from errata.evaluate.benchmarks import read_cases
+from errata.pocket.cases import cases as pocket_cases
 from errata.recipe import Recipe, parse_window, recipe_for
 from errata.report.tables import Grid
+
+PRACTISED = 600
+"""Cases of the pocket model's tuning half to practise with."""
 
 out = Console()
 err = Console(stderr=True)
@@ -29,6 +35,9 @@ Method = Annotated[str, typer.Option("--method", "-m", help="See `errata methods
 RecipeName = Annotated[str | None, typer.Option("--recipe", help="A recipe's name or a YAML file.")]
 Window = Annotated[str | None, typer.Option("--window", help="Layers to edit, such as 3-7 or 1,3,5.")]
 CorpusName = Annotated[str | None, typer.Option("--corpus", help="Text for key statistics: a file, or a dataset name.")]
+Practice = Annotated[
+    str | None, typer.Option("--practice", help="Cases to learn editing from, for methods that do; not those edited.")
+]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 ...; default: the checkpoint's.")]
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 ...")]
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.")]
@@ -61,6 +70,13 @@ def corpus_of(model: str, name: str | None) -> Corpus | None:
     if name is not None:
         return Corpus.named(name)
     return Corpus.of(pocket.corpus()) if model == "pocket" else None
+
+
+def practice_of(model: str, name: str | None) -> Sequence[Case]:
+    """The cases named, or for the pocket model those of its tuning half; empty if there are none."""
+    if name is not None:
+        return read_cases(name)
+    return pocket_cases(PRACTISED, split="tuning") if model == "pocket" else ()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from errata.cli.console import Window, corpus_of, open_decoder, out, progress, recipe_of, show
+from errata.cli.console import Window, corpus_of, open_decoder, out, practice_of, progress, recipe_of, show
 from errata.editor import Editor, versions
 from errata.evaluate import SpokenAndStopped, evaluate, probes
 from errata.methods import method as row_of
@@ -53,7 +53,8 @@ def demo(
         run.scores["unedited"] = evaluate(decoder, cases, asked, tell).to_json()
         run.seconds["scores of the unedited model"] = perf_counter() - clock
         for name in names:
-            editor = Editor(decoder, name, recipe=recipe, corpus=corpus, store=store, progress=tell)
+            practice = practice_of("pocket", None) if "practice" in row_of(name).needs else ()
+            editor = Editor(decoder, name, recipe=recipe, corpus=corpus, practice=practice, store=store, progress=tell)
             outcome = editor.edit([case.fact for case in cases])
             run.ledgers[name] = outcome.ledger.to_json()
             clock = perf_counter()

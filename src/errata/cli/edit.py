@@ -14,6 +14,7 @@ from errata.cli.console import (
     Dtype,
     Method,
     Model,
+    Practice,
     RecipeName,
     Trust,
     Window,
@@ -21,6 +22,7 @@ from errata.cli.console import (
     lines,
     open_decoder,
     out,
+    practice_of,
     progress,
     recipe_of,
     show,
@@ -30,6 +32,7 @@ from errata.editor import Editor
 from errata.editors.base import check_replaceable
 from errata.evaluate.benchmarks import read_cases
 from errata.fact import check_facts
+from errata.methods import method as row_of
 from errata.report.tables import answer_grid, residual_grid, seconds_grid
 
 
@@ -41,6 +44,7 @@ def edit(
     window: Window = None,
     recipe: RecipeName = None,
     corpus: CorpusName = None,
+    practice: Practice = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Also write the edited model, as a full checkpoint.")] = None,
     layout: Annotated[str | None, typer.Option(help="Layout of the file; default: seen from its fields.")] = None,
     limit: Annotated[int | None, typer.Option(help="Use the first N facts.")] = None,
@@ -58,7 +62,9 @@ def edit(
     decoder.check_finite()
     chosen = recipe_of(decoder, recipe, window)
     with progress() as tell:
-        editor = Editor(decoder, method, recipe=chosen, corpus=corpus_of(model, corpus), progress=tell)
+        cases = practice_of(model, practice) if "practice" in row_of(method).needs else ()
+        texts = corpus_of(model, corpus)
+        editor = Editor(decoder, method, recipe=chosen, corpus=texts, practice=cases, progress=tell)
         if dry_run:
             lines([*findings(decoder, chosen), *plan(editor, wanted)])
             return

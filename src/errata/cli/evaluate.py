@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from errata.cli.console import Device, Dtype, Model, Trust, open_decoder, out, progress, show
-from errata.editors.base import WeightEdit
+from errata.editors.saved import load_edit
 from errata.evaluate import evaluate as score
 from errata.evaluate import probes
 from errata.evaluate.benchmarks import read_cases
@@ -32,9 +32,10 @@ def evaluate(
     """Efficacy, generalisation and specificity, the unedited model's own scores beside."""
     asked = read_cases(cases, layout=layout, limit=limit)
     decoder = open_decoder(model, dtype, device, trust_remote_code)
-    saved = WeightEdit.load(edit) if edit else None
+    saved = load_edit(edit) if edit else None
     if saved:
-        decoder.check_fits(saved.delta)
+        saved.put_on(decoder)
+        saved.take_off(decoder)
     with progress() as tell:
         found = {"unedited": score(decoder, asked, probes(), tell)}
         if saved:

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from errata.cli.console import show
-from errata.methods import METHODS
+from errata.cli.console import out, show
+from errata.methods import METHODS, Method, Pair, Sibling
 from errata.recipe import known_recipes
 from errata.report.tables import Grid
 from errata.solvers import Solver
@@ -18,13 +18,23 @@ from errata.targets import TargetConstruction
 def methods(
     recipes: Annotated[bool, typer.Option("--recipes", help="List the models there are recipes for instead.")] = False,
 ) -> None:
-    """List the methods: their name, their two axes, and who published them."""
+    """List the methods: their name, their two axes, what they need, and who published them."""
     if recipes:
         rows = [[r.name, ", ".join(map(str, r.window)), ", ".join(r.models)] for r in known_recipes().values()]
         show(Grid.plain(["recipe", "window", "models"], rows, 3))
         return
-    shown = [[name, told(row.construction), told(row.solver), row.paper] for name, row in METHODS.items()]
-    show(Grid.plain(["method", "targets", "solver", "after"], shown, 4))
+    shown = [[name, *axes(row), ", ".join(sorted(row.needs)), row.paper] for name, row in METHODS.items()]
+    show(Grid.plain(["method", "targets", "solver", "needs", "after"], shown, 5))
+    out.print("needs: statistics come from a corpus (--corpus), contexts from the model, practice from other cases")
+
+
+def axes(row: Method) -> tuple[str, str]:
+    """The two axes of locate-then-edit; of another kind of editor, its name and what the row fixes."""
+    if isinstance(row, Pair):
+        return told(row.construction), told(row.solver)
+    assert isinstance(row, Sibling)
+    fixed = ", ".join(f"{name}={value}" for name, value in row.fixed.items())
+    return row.kind.__name__ + (f"({fixed})" if fixed else ""), "-"
 
 
 def told(part: TargetConstruction | Solver) -> str:

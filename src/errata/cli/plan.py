@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from errata.decoder.decoder import Decoder
 from errata.decoder.memory import free_memory
 from errata.editor import Editor
+from errata.editors.locate_then_edit import LocateThenEdit
 from errata.fact import Fact, check_facts
 from errata.recipe import Recipe
 
@@ -42,34 +43,40 @@ def _leading(decoder: Decoder) -> str:
 
 
 def costs(editor: Editor, facts: int) -> list[tuple[str, object]]:
-    """Memory the edit will need on top of the model, and whether its statistics are there."""
-    decoder, layers = editor.decoder, sorted(set(editor.pipeline.edited))
-    inner, width = max(decoder.inner(layer) for layer in layers), decoder.width
-    moments, solve = len(layers) * inner**2 * 8, (2 * inner**2 + 3 * facts * inner + 2 * inner * width) * 8
-    copies = len(layers) * inner * width * (decoder.dtype.itemsize + decoder.precision.itemsize)
-    stored = [layer for layer in layers if editor.stored_statistics(layer) is not None]
-    where = f"gathered from {editor.corpus.name}" if editor.corpus else "missing: give --corpus"
-    return [
-        ("memory", f"{_size(moments)} statistics + {_size(solve)} solve + {_size(copies)} originals and changes"),
+    """Memory the edit will need on top of the model, and whether what it has to know is there."""
+    decoder, pipeline = editor.decoder, editor.pipeline
+    parts = pipeline.memory(decoder, facts)
+    told: list[tuple[str, object]] = [
+        ("memory", " + ".join(f"{_size(size)} {what}" for what, size in parts.items())),
         ("free memory", _size(free_memory(decoder.device))),
-        ("statistics", f"stored for layers {told_layers(stored)}" if stored == layers else where),
     ]
+    if "statistics" in pipeline.needs:
+        layers = sorted(set(pipeline.edited))
+        stored = [layer for layer in layers if editor.stored_statistics(layer) is not None]
+        where = f"gathered from {editor.corpus.name}" if editor.corpus else "missing: give --corpus"
+        told.append(("statistics", f"stored for layers {told_layers(stored)}" if stored == layers else where))
+    if "practice" in pipeline.needs:
+        told.append(("practice", "cases to learn editing from: give them with --practice"))
+    return told
 
 
 def plan(editor: Editor, facts: Sequence[Fact]) -> list[tuple[str, object]]:
     """What editing these facts would do. Raises UnusableFacts as the edit itself would."""
     check_facts(facts)
-    site = editor.decoder.tokens.site(facts, editor.contexts)
-    steps = editor.pipeline.construction.steps(editor.recipe.window)
-    told = [f"layer {s.edit}: {s.share:.2f} of the residual at {s.read}{', anchor anew' * s.anew}" for s in steps]
-    anchors = editor.pipeline.construction.anchored(editor.recipe.window)
-    return [
-        ("method", f"{editor.method}, changes layers {told_layers(editor.pipeline.edited)}"),
-        ("facts", f"{len(facts)}, all located; {len(site.at_start)} with the decisive token at position 0"),
-        ("anchors", f"at {told_layers(anchors)}, on the unedited model"),
-        *((f"step {i}", step) for i, step in enumerate(told, 1)),
-        *costs(editor, len(facts)),
-    ]
+    pipeline = editor.pipeline
+    told: list[tuple[str, object]] = [("method", f"{editor.method}, changes layers {told_layers(pipeline.edited)}")]
+    if isinstance(pipeline, LocateThenEdit):
+        site = editor.decoder.tokens.site(facts, editor.contexts)
+        told += [
+            ("facts", f"{len(facts)}, all located; {len(site.at_start)} with the decisive token at position 0"),
+            ("anchors", f"at {told_layers(pipeline.construction.anchored(pipeline.window))}, on the unedited model"),
+        ]
+        for i, s in enumerate(pipeline.construction.steps(pipeline.window), 1):
+            anew = ", anchor anew" if s.anew else ""
+            told.append((f"step {i}", f"layer {s.edit}: {s.share:.2f} of the residual at {s.read}{anew}"))
+    else:
+        told += [("facts", len(facts)), ("settings", pipeline)]
+    return [*told, *costs(editor, len(facts))]
 
 
 def _size(n_bytes: float) -> str:

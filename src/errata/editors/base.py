@@ -7,19 +7,27 @@ import os
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
 from errata.decoder.decoder import Decoder
+from errata.decoder.site import Contexts
 from errata.delta import WeightDelta, read_tensors, write_tensors
-from errata.errors import StoreError
+from errata.editors.lesson import Practice
+from errata.editors.schedule import Schedule
+from errata.errors import StoreError, WrongEdit
 from errata.fact import Fact
+from errata.statistics import KeyStatistics
+from errata.store import Store
+
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, done, total)."""
 
 DELTA, KEYS, MANIFEST, CARD = "edit.safetensors", "keys.safetensors", "manifest.json", "README.md"
 
@@ -69,6 +77,13 @@ class Ledger:
 class Edit(ABC):
     """A change of belief as a value: it can be put on a decoder, taken off, saved and loaded."""
 
+    manifest: dict[str, Any]
+    """What made it: model, method, settings, facts, versions."""
+
+    @property
+    def facts(self) -> list[Fact]:
+        return [Fact(**row) for row in self.manifest.get("facts", [])]
+
     @abstractmethod
     def put_on(self, decoder: Decoder) -> None:
         """Edit the decoder. Raises WrongModel, before anything changes, if it is not the edit's base."""
@@ -90,10 +105,6 @@ class WeightEdit(Edit):
     manifest: dict[str, Any] = field(default_factory=dict)
     keys: dict[int, Tensor] = field(default_factory=dict)
     """Layer -> keys [fact, inner] of all facts edited so far: what a later edit needs in order to go on from here."""
-
-    @property
-    def facts(self) -> list[Fact]:
-        return [Fact(**row) for row in self.manifest.get("facts", [])]
 
     def put_on(self, decoder: Decoder) -> None:
         decoder.put_on(self.delta)
@@ -160,6 +171,63 @@ class Outcome:
             before = self.decoder.generate(rows, n_tokens)
         decode = self.decoder.decode
         return [(f, decode(b).strip(), decode(a).strip()) for f, b, a in zip(chosen, before, after, strict=True)]
+
+
+class Supplies(Protocol):
+    """What an editor can ask for besides a model and facts. Each is made when it is first asked for."""
+
+    @property
+    def store(self) -> Store: ...
+
+    @property
+    def progress(self) -> Progress | None: ...
+
+    @property
+    def contexts(self) -> Contexts:
+        """Context prefixes, of the unedited model."""
+
+    @property
+    def practice(self) -> Sequence[Practice]:
+        """Facts to learn editing from, which are not among those evaluated."""
+
+    def statistics(self) -> Mapping[int, KeyStatistics]:
+        """Key statistics of the edited layers."""
+
+
+class Pipeline(ABC):
+    """A way to make a model believe facts, with all its settings. A frozen dataclass."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """Which supplies it asks for: "contexts", "statistics", "practice"."""
+
+    @property
+    @abstractmethod
+    def edited(self) -> list[int]:
+        """The layers that change."""
+
+    @abstractmethod
+    def run(
+        self, decoder: Decoder, facts: Sequence[Fact], supplies: Supplies, schedule: Schedule, past: Edit | None
+    ) -> Outcome:
+        """Edit the decoder, going on from `past` if given. On any failure or interrupt it is left as it was."""
+
+    @abstractmethod
+    def memory(self, decoder: Decoder, facts: int) -> dict[str, int]:
+        """Bytes that editing so many facts needs beside the model, by what they hold."""
+
+    def describe(self) -> dict[str, Any]:
+        """All settings, in words or JSON types."""
+        return {"editor": repr(self), "window": self.edited}
+
+
+def weights_of(past: Edit | None, who: str) -> WeightEdit | None:
+    """The edit to go on from, as a change of weights. Raises WrongEdit if it is another kind."""
+    if past is not None and not isinstance(past, WeightEdit):
+        raise WrongEdit(
+            f"{who} goes on from changes of weights only; the earlier edit is a {type(past).__name__}. "
+            "Nothing was changed. Edit all facts in one run, or start from the unedited model."
+        )
+    return past
 
 
 def check_replaceable(folder: Path) -> None:

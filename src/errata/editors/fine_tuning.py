@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from math import isfinite
 
 import torch
@@ -13,15 +13,18 @@ from errata.decoder import hooks
 from errata.decoder.decoder import Decoder, in_batches
 from errata.decoder.memory import free_memory, tails_at_once
 from errata.delta import WeightDelta
-from errata.editors.base import Ledger, Outcome, WeightEdit
+from errata.editors.base import Edit, Ledger, Outcome, Pipeline, Progress, Supplies, WeightEdit, weights_of
 from errata.editors.lesson import Lesson, answer_losses, log_probabilities, padded
-from errata.editors.locate_then_edit import Progress
+from errata.editors.schedule import AT_ONCE, Checkpoint, Schedule, adam_state, load_adam, under
 from errata.errors import NotFinite
 from errata.fact import Fact, check_facts
+from errata.store import Store
+
+CHECKPOINT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class FineTuning:
+class FineTuning(Pipeline):
     """Adam on the answers of all facts, in shuffled mini-batches, epoch after epoch (spec 2.14, 2.17).
 
     FT-M: one batch after another in the order given, with or without `norm_constraint`. LocFT-BF: one layer, large
@@ -44,17 +47,35 @@ class FineTuning:
     stop_loss: float = 0.01
     seed: int = 0
 
+    @property
+    def edited(self) -> list[int]:
+        return sorted(self.layers)
+
+    def memory(self, decoder: Decoder, facts: int) -> dict[str, int]:
+        size = sum(decoder.inner(layer) for layer in self.layers) * decoder.width
+        held = {"originals": size * decoder.dtype.itemsize}
+        return held | {"weights, gradients and moments": 5 * size * decoder.precision.itemsize}
+
+    def run(
+        self, decoder: Decoder, facts: Sequence[Fact], supplies: Supplies, schedule: Schedule, past: Edit | None
+    ) -> Outcome:
+        """`edit` with what is at hand; a schedule's batches are rounds of training, one behind another."""
+        earlier = weights_of(past, "fine-tuning")
+        return self.edit(decoder, facts, supplies.progress, earlier, supplies.store, schedule)
+
     def edit(
         self,
         decoder: Decoder,
         facts: Sequence[Fact],
         progress: Progress | None = None,
         past: WeightEdit | None = None,
+        store: Store | None = None,
+        schedule: Schedule = AT_ONCE,
     ) -> Outcome:
-        """Edit the decoder, going on from `past` if given. The model is changed once, when training is over.
+        """Edit the decoder, going on from `past` if given. Within a round, weights change once, at its end.
 
-        Raises UnusableFacts, WindowOutside, AlreadyEdited, WrongModel, or NotFinite if training diverges; the
-        model is then as it was.
+        A killed run goes on from the last epoch that `store` keeps, to the very same weights. Raises UnusableFacts,
+        WindowOutside, AlreadyEdited, WrongModel, or NotFinite if training diverges; the model is then as it was.
         """
         check_facts([*(past.facts if past else []), *facts])
         decoder.check_window(self.layers)
@@ -63,57 +84,91 @@ class FineTuning:
             decoder.check_unedited()
         lessons = [Lesson.of(decoder, fact.text, fact.target_new, self.eos) for fact in facts]
         ledger = Ledger()
+        total = past.delta if past else WeightDelta(decoder.fingerprint)
         try:
-            if past is not None:
-                past.put_on(decoder)
-            with ledger.timed("training"):
-                trained = _Training(self, decoder, lessons, past.delta if past else None).run(ledger, progress)
-            decoder.put_on(trained)
+            for portion in schedule.portions(len(facts)):
+                decoder.put_on(total)
+                with ledger.timed("training"):
+                    training = _Training(self, decoder, [lessons[i] for i in portion], total)
+                    total = training.run(ledger, progress, store or Store.nowhere())
+            decoder.put_on(total)
         except BaseException:
             decoder.restore() if before is None else decoder.put_on(before)
             raise
-        return Outcome(WeightEdit(trained), ledger, decoder, tuple(facts))
+        return Outcome(WeightEdit(total), ledger, decoder, tuple(facts))
 
 
 class _Training:
     """The weights in training, as changes of the originals, and the rows they are trained on."""
 
-    def __init__(
-        self, settings: FineTuning, decoder: Decoder, lessons: Sequence[Lesson], past: WeightDelta | None
-    ) -> None:
+    def __init__(self, settings: FineTuning, decoder: Decoder, lessons: Sequence[Lesson], past: WeightDelta) -> None:
         self.settings, self.decoder, self.lessons, self.past = settings, decoder, lessons, past
         layers = {decoder.parameter_name(layer): layer for layer in settings.layers}
         self.originals = {name: decoder.original(layer).to(decoder.precision) for name, layer in layers.items()}
         self.weights = {name: weight.clone().requires_grad_() for name, weight in self.originals.items()}
         with torch.no_grad():
             for name, weight in self.weights.items():
-                if past is not None and name in past.changes:
+                if name in past.changes:
                     weight += past.changes[name].to(weight)
         self.adam = torch.optim.Adam(self.weights.values(), settings.learning_rate, weight_decay=settings.weight_decay)
+        self.draw = torch.Generator().manual_seed(settings.seed)
+        self.losses: list[float] = []
         self.first = min(settings.layers)
         self.at_once = tails_at_once(decoder, self.first, max(len(lesson.ids) for lesson in lessons))
         self.below = _states_below(decoder, lessons, self.first)
 
-    def run(self, ledger: Ledger, progress: Progress | None) -> WeightDelta:
+    def run(self, ledger: Ledger, progress: Progress | None, store: Store) -> WeightDelta:
         """Train until an epoch's mean loss is below the stop or the epochs are over. Returns the whole change."""
         settings, n = self.settings, len(self.lessons)
-        draw = torch.Generator().manual_seed(settings.seed)
-        for epoch in range(settings.epochs):
-            order = torch.randperm(n, generator=draw).tolist() if settings.shuffle else list(range(n))
-            total = 0.0
+        checkpoint = Checkpoint(store, "fine-tuning", self.made_of(), CHECKPOINT_SECONDS)
+        if state := checkpoint.state(self.decoder.device):
+            self.load(state)
+            ledger.notes.append(f"the first {len(self.losses)} epochs were done by an earlier run")
+        while len(self.losses) < settings.epochs and not self.learnt:
+            order = torch.randperm(n, generator=self.draw).tolist() if settings.shuffle else list(range(n))
+            total, done = 0.0, len(self.losses) * n
             for start in range(0, n, settings.batch_size):
                 batch = order[start : start + settings.batch_size]
                 total += len(batch) * self.step(batch)
                 if progress:
-                    progress("fine-tuning", epoch * n + start + len(batch), settings.epochs * n)
-            ledger.losses.append(total / n)
-            if total / n < settings.stop_loss:
-                break
-        else:
+                    progress("fine-tuning", done + start + len(batch), settings.epochs * n)
+            self.losses.append(total / n)
+            if checkpoint.due:
+                checkpoint.keep(self.state())
+        if not self.learnt:
             ledger.notes.append(
-                f"{settings.epochs} epochs ended at a mean loss of {ledger.losses[-1]:.3g}, above {settings.stop_loss}"
+                f"{settings.epochs} epochs ended at a mean loss of {self.losses[-1]:.3g}, above {settings.stop_loss}"
             )
+        ledger.losses += self.losses
         return self.change()
+
+    @property
+    def learnt(self) -> bool:
+        return bool(self.losses) and self.losses[-1] < self.settings.stop_loss
+
+    def made_of(self) -> dict[str, object]:
+        """Everything the outcome follows from."""
+        return {
+            "model": self.decoder.fingerprint,
+            "dtype": str(self.decoder.dtype),
+            "past": self.past.digest,
+            "settings": asdict(self.settings),
+            "lessons": [[list(lesson.prompt), list(lesson.answer)] for lesson in self.lessons],
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the rest of the run depends on, as tensors."""
+        found = {f"weight.{name}": weight.detach() for name, weight in self.weights.items()} | adam_state(self.adam)
+        return found | {"draw": self.draw.get_state(), "losses": torch.tensor(self.losses, dtype=torch.float64)}
+
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on where `state` was taken."""
+        for name, weight in under("weight.", state).items():
+            self.weights[name].copy_(weight)
+        load_adam(self.adam, state)
+        self.draw.set_state(state["draw"].cpu())
+        self.losses = state["losses"].tolist()
 
     def step(self, batch: Sequence[int]) -> float:
         """One step of Adam on the mean loss of a batch, in portions that fit in memory. Returns that loss."""
@@ -152,9 +207,8 @@ class _Training:
         return self.first - 1, states
 
     def change(self) -> WeightDelta:
-        changes = dict(self.past.changes) if self.past else {}
-        changes |= {name: weight.detach() - self.originals[name] for name, weight in self.weights.items()}
-        return WeightDelta(self.decoder.fingerprint, changes)
+        mine = {name: weight.detach() - self.originals[name] for name, weight in self.weights.items()}
+        return WeightDelta(self.decoder.fingerprint, {**self.past.changes, **mine})
 
 
 @torch.no_grad()

@@ -12,6 +12,16 @@ from torch import Tensor
 
 from errata.decoder.decoder import Decoder, at_places, pad
 from errata.errors import ModelError
+from errata.fact import Fact
+
+
+@dataclass(frozen=True)
+class Practice:
+    """A fact to learn editing from, with other wordings of it, and prompts with answers that must not change."""
+
+    fact: Fact
+    paraphrases: tuple[str, ...] = ()
+    neighbours: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

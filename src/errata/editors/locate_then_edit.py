@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from hashlib import blake2b
 from time import perf_counter
-from typing import Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,16 +16,14 @@ from torch import Tensor
 from errata.decoder.decoder import Decoder, Frontier
 from errata.decoder.site import Contexts, Site
 from errata.delta import WeightDelta
-from errata.editors.base import Ledger, LedgerRow, Outcome, WeightEdit
+from errata.editors.base import Edit, Ledger, LedgerRow, Outcome, Pipeline, Progress, Supplies, WeightEdit, weights_of
+from errata.editors.schedule import AT_ONCE, Checkpoint, Schedule, under
 from errata.errors import StatisticsError
 from errata.fact import Fact, check_facts
 from errata.solvers import LinearSystem, Prepared, Solver
 from errata.statistics import KeyStatistics
 from errata.store import Store
 from errata.targets import AnchorSettings, TargetConstruction, Targets, UpdateNorm, optimise_anchors
-
-Progress = Callable[[str, int, int], None]
-"""Called with (stage, done, total)."""
 
 Kept = dict[int, Float[Tensor, "fact inner"]]
 """Layer -> the keys of all facts edited so far; K^T K is the B of spec 1.8."""
@@ -36,24 +34,10 @@ ARRIVED = 1e-4
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """In which portions facts are edited, and on which model their targets are sought.
-
-    batch: facts solved for together; None is all at once, 1 is one after another.
-    targets: "current" seeks each batch's targets on the model as edited so far (MEMIT, AlphaEdit); "original" seeks
-    all of them on the unedited model beforehand (FE's published code); spec 5.23.
-    remember: whether keys of earlier batches are preserved too (spec 1.8). A layer's keys depend on the layers
-    before it alone, so those of the solve and those of the fully edited model are the same.
-    """
-
-    batch: int | None = None
-    targets: Literal["current", "original"] = "current"
-    remember: bool = True
-
-
-@dataclass(frozen=True)
-class LocateThenEdit:
+class LocateThenEdit(Pipeline):
     """One method on one model: construction x solver, over a window, with the anchors' settings."""
+
+    needs = frozenset({"contexts", "statistics"})
 
     construction: TargetConstruction
     solver: Solver
@@ -65,6 +49,36 @@ class LocateThenEdit:
         """The layers whose weights change, hence whose statistics are needed."""
         return [step.edit for step in self.construction.steps(self.window)]
 
+    def describe(self) -> dict[str, Any]:
+        """Both axes, the window and the anchors' settings."""
+        return {
+            "construction": repr(self.construction),
+            "solver": repr(self.solver),
+            "window": list(self.window),
+            "anchor": asdict(self.anchor),
+        }
+
+    def memory(self, decoder: Decoder, facts: int) -> dict[str, int]:
+        layers = set(self.edited)
+        inner, width = max(decoder.inner(layer) for layer in layers), decoder.width
+        copies = decoder.dtype.itemsize + decoder.precision.itemsize
+        return {
+            "statistics": len(layers) * inner**2 * 8,
+            "solve": (2 * inner**2 + 3 * facts * inner + 2 * inner * width) * 8,
+            "originals and changes": len(layers) * inner * width * copies,
+        }
+
+    def run(
+        self, decoder: Decoder, facts: Sequence[Fact], supplies: Supplies, schedule: Schedule, past: Edit | None
+    ) -> Outcome:
+        """`edit`, with what is at hand; gathering statistics counts as a stage."""
+        earlier, started = weights_of(past, "locate-then-edit"), perf_counter()
+        contexts, statistics = supplies.contexts, supplies.statistics()
+        prepared = {"statistics": perf_counter() - started}
+        outcome = self.edit(decoder, facts, contexts, statistics, supplies.store, supplies.progress, schedule, earlier)
+        outcome.ledger.seconds = prepared | outcome.ledger.seconds
+        return outcome
+
     def edit(
         self,
         decoder: Decoder,
@@ -73,7 +87,7 @@ class LocateThenEdit:
         statistics: Mapping[int, KeyStatistics],
         store: Store,
         progress: Progress | None = None,
-        schedule: Schedule = Schedule(),
+        schedule: Schedule = AT_ONCE,
         past: WeightEdit | None = None,
     ) -> Outcome:
         """Edit the decoder, going on from `past` if given. On any failure or interrupt it is left as it was.
@@ -122,27 +136,35 @@ class _Sweeps:
     def over(self, site: Site, schedule: Schedule) -> None:
         """All batches of the schedule; those that the store has done already are taken from it."""
         self.ledger.notes += _notes(self.decoder, site)
-        size = schedule.batch or len(site)
-        batches = [range(start, min(start + size, len(site))) for start in range(0, len(site), size)]
-        ahead = self.targets(site) if schedule.targets == "original" and len(batches) > 1 else None
-        done = _Done(self.store, self.made_of(site) | asdict(schedule)) if len(batches) > 1 else None
+        batches = schedule.portions(len(site))
+        many = len(batches) > 1
+        ahead = self.targets(site) if schedule.targets == "original" and many else None
+        done = Checkpoint(self.store, "batches", self.made_of(site) | asdict(schedule)) if many else None
         first = self.resume(done) if done else 0
         for number, batch in enumerate(batches[first:], first):
             part = site.part(batch)
             targets = self.targets(part) if ahead is None else {layer: t[list(batch)] for layer, t in ahead.items()}
             self.sweep(part, targets, number)
             if done:
-                done.put(number + 1, self.total, self.kept)
+                done.keep(self.state_after(number + 1))
             self.tell("batches", number + 1, len(batches))
         self.finish()
 
-    def resume(self, done: _Done) -> int:
+    def state_after(self, batches: int) -> dict[str, Tensor]:
+        tensors = {f"change/{name}": change for name, change in self.total.changes.items()}
+        tensors |= {f"keys/{layer}": keys for layer, keys in self.kept.items()}
+        return tensors | {"batches": torch.tensor(batches)}
+
+    def resume(self, done: Checkpoint) -> int:
         """Take up what the store holds of this very run; returns the number of batches that are done."""
-        number, changes, kept = done.get()
-        if number:
-            self.total, self.kept = WeightDelta(self.decoder.fingerprint, changes), kept
-            self.decoder.put_on(self.total)
-            self.ledger.notes.append(f"the first {number} batches were done by an earlier run and taken from the store")
+        state = done.state()
+        if state is None:
+            return 0
+        self.total = WeightDelta(self.decoder.fingerprint, under("change/", state))
+        self.kept = {int(layer): keys for layer, keys in under("keys/", state).items()}
+        self.decoder.put_on(self.total)
+        number = int(state["batches"])
+        self.ledger.notes.append(f"the first {number} batches were done by an earlier run and taken from the store")
         return number
 
     def targets(self, site: Site) -> Targets:
@@ -175,12 +197,13 @@ class _Sweeps:
                 targets[step.read] = self.anchors(site, step.read)
                 way.begin(step.read, bare.states([step.read], space=space)[step.read])
             with ledger.timed("keys"):
-                keys = averaged(prompts.keys([layer], settle=True)[layer], site.contexts)
+                every = prompts.keys([layer], settle=True)[layer]
+                keys, bare_keys = averaged(every, site.contexts), bare_of(every, site.contexts)
                 residuals = step.share * (targets[step.read] - way.states[step.read])
             with ledger.timed("solve"):
                 prepared = solver.prepare(self.statistics[layer].moment, self.past(layer), layer=layer)
                 weight = decoder.weight(layer).to(decoder.precision)
-                solution = solver.solve(LinearSystem(keys, residuals, weight, layer), prepared)
+                solution = solver.solve(LinearSystem(keys, residuals, weight, layer, bare_keys), prepared)
                 change = solution.change.to(decoder.device, decoder.precision)
                 self.total += WeightDelta(decoder.fingerprint, {decoder.parameter_name(layer): change})
                 decoder.put_on(self.total)
@@ -201,14 +224,15 @@ class _Sweeps:
         solver = self.method.solver
 
         @cache
-        def known(layer: int) -> tuple[Tensor, Tensor, Prepared]:
-            keys = averaged(self.decoder.keys(prompts, [layer])[layer], site.contexts)
+        def known(layer: int) -> tuple[Tensor, Tensor, Tensor, Prepared]:
+            every = self.decoder.keys(prompts, [layer])[layer]
             prepared = solver.prepare(self.statistics[layer].moment, self.past(layer), layer=layer)
-            return keys, self.decoder.weight(layer).to(self.decoder.precision), prepared
+            weight = self.decoder.weight(layer).to(self.decoder.precision)
+            return averaged(every, site.contexts), bare_of(every, site.contexts), weight, prepared
 
         def norm(layer: int, residuals: Tensor) -> float:
-            keys, weight, prepared = known(layer)
-            change = solver.solve(LinearSystem(keys, residuals, weight, layer), prepared).change
+            keys, bare_keys, weight, prepared = known(layer)
+            change = solver.solve(LinearSystem(keys, residuals, weight, layer, bare_keys), prepared).change
             return float(torch.linalg.matrix_norm(change)) / float(torch.linalg.matrix_norm(weight))
 
         return norm
@@ -259,8 +283,8 @@ class _Sweeps:
 
     def anchors(self, site: Site, layer: int) -> Float[Tensor, "fact model"]:
         """Anchors of all facts at a layer on the model as it is now: from the store, or optimised and stored."""
-        space = self.method.construction.space
-        settings = {"layer": layer, "space": space, "settings": asdict(self.method.anchor)}
+        search = self.method.construction.search
+        settings = {"layer": layer, "space": search.space, "settings": asdict(self.method.anchor), **search.departures}
         shelf = self.store.shelf("anchors", self.state() | settings | {"contexts": site.contexts.groups})
         names = [_name(fact) for fact in site.facts]
         stored = shelf.get(names)
@@ -269,7 +293,7 @@ class _Sweeps:
         flushed = perf_counter()
         with self.ledger.timed("anchors"):
             try:
-                found = optimise_anchors(self.decoder, site, layer, self.method.anchor, missing, space=space)
+                found = optimise_anchors(self.decoder, site, layer, self.method.anchor, missing, search=search)
                 for done, (i, anchor) in enumerate(found, len(site) - len(missing) + 1):
                     parts = [anchor.loss, anchor.nll, anchor.kl, float(anchor.evaluations)]
                     value = {"state": anchor.state, "parts": torch.tensor(parts)}
@@ -287,30 +311,15 @@ class _Sweeps:
         return torch.stack([stored[name]["state"] for name in names]).to(self.decoder.device, self.decoder.precision)
 
 
-class _Done:
-    """How far a run in batches has come, in the store under everything the run is made of."""
-
-    def __init__(self, store: Store, made_of: Mapping[str, object]) -> None:
-        self.store, self.made_of = store, made_of
-
-    def put(self, batches: int, total: WeightDelta, kept: Kept) -> None:
-        tensors = {f"change/{name}": change for name, change in total.changes.items()}
-        tensors |= {f"keys/{layer}": keys for layer, keys in kept.items()}
-        self.store.put("batches", self.made_of, tensors | {"batches": torch.tensor(batches)})
-
-    def get(self) -> tuple[int, dict[str, Tensor], Kept]:
-        tensors = self.store.get("batches", self.made_of)
-        if tensors is None:
-            return 0, {}, {}
-        changes = {name.removeprefix("change/"): t for name, t in tensors.items() if name.startswith("change/")}
-        kept = {int(name.removeprefix("keys/")): t for name, t in tensors.items() if name.startswith("keys/")}
-        return int(tensors["batches"]), changes, kept
-
-
 def averaged(keys: Float[Tensor, "prompt inner"], contexts: Contexts) -> Float[Tensor, "fact inner"]:
     """Keys of all prompts, context by context within each fact, to one key per fact: the two-level mean (spec 1.4)."""
     weights = torch.tensor(contexts.weights, dtype=keys.dtype, device=keys.device)
     return torch.einsum("c,fci->fi", weights, keys.unflatten(0, (-1, len(weights))))
+
+
+def bare_of(keys: Float[Tensor, "prompt inner"], contexts: Contexts) -> Float[Tensor, "fact inner"]:
+    """Of all prompts' keys those of the bare prompts, which come first in each fact."""
+    return keys[:: len(contexts.templates)]
 
 
 def check_statistics(decoder: Decoder, statistics: Mapping[int, KeyStatistics], layers: Sequence[int]) -> None:

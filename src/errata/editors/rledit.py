@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import ceil, isfinite
-from time import perf_counter
 
 import torch
 from jaxtyping import Float
@@ -17,10 +16,10 @@ from transformers.pytorch_utils import Conv1D
 from errata.decoder import hooks
 from errata.decoder.decoder import Decoder
 from errata.delta import WeightDelta
-from errata.editors.base import Ledger, Outcome, WeightEdit
+from errata.editors.base import Edit, Ledger, Outcome, Pipeline, Progress, Supplies, WeightEdit, weights_of
 from errata.editors.hypernetwork import Hypernetwork, Network
-from errata.editors.lesson import Lesson, answer_losses, lesson_means, log_probabilities, places
-from errata.editors.locate_then_edit import Progress
+from errata.editors.lesson import Lesson, Practice, answer_losses, lesson_means, log_probabilities, places
+from errata.editors.schedule import Checkpoint, Schedule, adam_state, load_adam, under
 from errata.errors import NotFinite, UnsupportedModel, UnusableFacts, WrongModel
 from errata.fact import Fact, check_facts
 from errata.store import Store
@@ -30,19 +29,11 @@ Weights = dict[str, Float[Tensor, "out in"]]
 
 
 @dataclass(frozen=True)
-class Practice:
-    """A fact to train on, with other wordings of it, and prompts with answers that must not change."""
-
-    fact: Fact
-    paraphrases: tuple[str, ...] = ()
-    neighbours: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class RLEdit:
+class RLEdit(Pipeline):
     """Train a hypernetwork once per model (`fit`), then edit in one pass per batch (`edit`) (spec 2.16).
 
-    modules: linear modules of a block, by path; gate and up projections in models of Llama's kind.
+    modules: linear modules of a block, by path; None: those that feed the down-projection, which are the gate and up
+    projections in models of Llama's kind.
     batch_size: facts edited together; rows_at_once: rows per pass, a matter of memory only.
     sequence: batches of a training sequence, at whose end the network makes its one step; epochs: sequences.
     back_depth, time_decay: after each batch, the losses of so many last batches count, each older one this much less.
@@ -52,7 +43,7 @@ class RLEdit:
     """
 
     layers: tuple[int, ...]
-    modules: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
+    modules: tuple[str, ...] | None = None
     batch_size: int = 20
     rows_at_once: int = 4
     rank: int = 1024
@@ -69,15 +60,38 @@ class RLEdit:
     seed: int = 0
     checkpoint_seconds: float = 300.0
 
+    needs = frozenset({"practice"})
+
+    @property
+    def edited(self) -> list[int]:
+        return sorted(self.layers)
+
+    def memory(self, decoder: Decoder, facts: int) -> dict[str, int]:
+        sizes = [decoder.model.get_parameter(name).numel() for name in self.names(decoder)]
+        return {"matrices, shifts and their gradients": 5 * sum(sizes) * decoder.precision.itemsize}
+
+    def run(
+        self, decoder: Decoder, facts: Sequence[Fact], supplies: Supplies, schedule: Schedule, past: Edit | None
+    ) -> Outcome:
+        """`fit` on what there is to practise with, then `edit`; a schedule's batch takes the place of `batch_size`."""
+        earlier = weights_of(past, "RLEdit")
+        check_facts(facts)
+        ledger = Ledger()
+        with ledger.timed("hypernetwork"):
+            network = self.fit(decoder, supplies.practice, supplies.store, supplies.progress)
+        applied = replace(self, batch_size=schedule.batch or self.batch_size)
+        outcome = applied.edit(decoder, facts, network, supplies.progress, earlier)
+        outcome.ledger.seconds = ledger.seconds | outcome.ledger.seconds
+        return outcome
+
     def fit(
         self, decoder: Decoder, practice: Sequence[Practice], store: Store, progress: Progress | None = None
     ) -> Hypernetwork:
-        """The trained network: from the store, or trained and stored. The model is not changed.
+        """The trained network: from the store, or trained on the unedited model and stored. Nothing is changed.
 
         A run that was killed goes on from its last checkpoint and ends at the very same network. Train on records
-        that are not evaluated. Raises UnusableFacts, UnsupportedModel, AlreadyEdited, or NotFinite if it diverges.
+        that are not evaluated. Raises UnusableFacts, UnsupportedModel, or NotFinite if it diverges.
         """
-        decoder.check_unedited()
         problems = [f"record {i}: {p}" for i, one in enumerate(practice) for p in one.fact.problems()]
         if problems or not practice:
             raise UnusableFacts(problems or ["there are no facts to train on"])
@@ -85,20 +99,22 @@ class RLEdit:
         made_of = self.made_of(decoder, practice)
         found = store.get("hypernetworks", made_of)
         if found is None:
-            training = _Training(self, decoder, practice, names)
-            training.load(store.get("hypernetwork-training", made_of))
-            saved = perf_counter()
-            while training.done < training.total:
-                training.step()
-                if perf_counter() - saved > self.checkpoint_seconds:
-                    store.put("hypernetwork-training", made_of, training.state())
-                    saved = perf_counter()
-                if progress:
-                    progress("hypernetwork", training.done, training.total)
-            found = {name: value.detach().cpu() for name, value in training.network.state_dict().items()}
+            with decoder.unedited():
+                checkpoint = Checkpoint(store, "hypernetwork-training", made_of, self.checkpoint_seconds)
+                found = self._trained(_Training(self, decoder, practice, names), checkpoint, progress)
             store.put("hypernetworks", made_of, found)
-            store.put("hypernetwork-training", made_of, {})  # room: a checkpoint is as large as the trained matrices
+            checkpoint.clear()
         return Hypernetwork(decoder.fingerprint, tuple(names), self.rank, self.blocks, found)
+
+    def _trained(self, training: _Training, checkpoint: Checkpoint, progress: Progress | None) -> dict[str, Tensor]:
+        training.load(checkpoint.state(training.decoder.device))
+        while training.done < training.total:
+            training.step()
+            if checkpoint.due:
+                checkpoint.keep(training.state())
+            if progress:
+                progress("hypernetwork", training.done, training.total)
+        return {name: value.detach().cpu() for name, value in training.network.state_dict().items()}
 
     def edit(
         self,
@@ -164,14 +180,17 @@ class RLEdit:
         decoder.check_window(self.layers)
         known = {id(parameter): name for name, parameter in decoder.model.named_parameters()}
         found = []
+        room, _, down = decoder.layout.down_projection.rpartition(".")
         for layer in self.layers:
             linears = {n: m for n, m in decoder.blocks[layer].named_modules() if isinstance(m, nn.Linear | Conv1D)}
-            if missing := [name for name in self.modules if name not in linears]:
+            feeding = [name for name in linears if name.startswith(f"{room}.") and name != f"{room}.{down}"]
+            modules = feeding if self.modules is None else self.modules
+            if missing := [name for name in modules if name not in linears]:
                 raise UnsupportedModel(
                     f"block {layer} of {decoder.name} has no linear module {', '.join(missing)}; it has "
                     f"{', '.join(linears)}"
                 )
-            found += [known[id(linears[name].weight)] for name in self.modules]
+            found += [known[id(linears[name].weight)] for name in modules]
         return found
 
     def made_of(self, decoder: Decoder, practice: Sequence[Practice]) -> dict[str, object]:
@@ -272,28 +291,20 @@ class _Training:
         for name, parameter in self.network.named_parameters():
             if parameter.grad is not None:
                 found[f"gradient.{name}"] = parameter.grad
-        for i, entry in self.adam.state_dict()["state"].items():
-            found |= {f"adam.{i}.{name}": value for name, value in entry.items()}
+        found |= adam_state(self.adam)
         return found | {"done": torch.tensor(self.done)}
 
     def load(self, state: Mapping[str, Tensor] | None) -> None:
         """Go on where `state` was taken; without one (or from an empty one) at the beginning."""
         if not state:
             return
-        # Copies, because safetensors gives views of a file that need not be aligned, and a product's last bit may
-        # depend on how its factors lie in memory.
-        here = {name: value.to(self.decoder.device, copy=True) for name, value in state.items()}
-        self.done = int(here["done"])
-        self.network.load_state_dict(dict(_under("network.", here)))
-        self.weights = dict(_under("weight.", here))
-        gradients = dict(_under("gradient.", here))
+        self.done = int(state["done"])
+        self.network.load_state_dict(under("network.", state))
+        self.weights = under("weight.", state)
+        gradients = under("gradient.", state)
         for name, parameter in self.network.named_parameters():
             parameter.grad = gradients.get(name)
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in _under("adam.", state):
-            i, key = name.split(".")
-            moments.setdefault(int(i), {})[key] = value.clone()  # Adam keeps its step count on the CPU
-        self.adam.load_state_dict(self.adam.state_dict() | {"state": moments})
+        load_adam(self.adam, state)
 
 
 def original_weights(decoder: Decoder, names: Sequence[str]) -> Weights:
@@ -332,7 +343,3 @@ def read_traces(
 def _portions(lessons: Sequence[Lesson], size: int) -> Iterator[Sequence[Lesson]]:
     for start in range(0, len(lessons), size):
         yield lessons[start : start + size]
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    return ((name.removeprefix(prefix), value) for name, value in tensors.items() if name.startswith(prefix))

@@ -26,7 +26,6 @@ from errata.decoder.graft import Graft
 from errata.delta import WeightDelta, read_tensors, write_tensors
 from errata.editors.base import MANIFEST, Edit, whole_folder
 from errata.errors import StoreError
-from errata.fact import Fact
 
 MEMORY, KIND = "memory.safetensors", "errata.SideMemory"
 LONG = 100
@@ -50,10 +49,6 @@ class SideMemory(Edit):
     activation: str
     sides: tuple[Side, ...]
     manifest: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def facts(self) -> list[Fact]:
-        return [Fact(**row) for row in self.manifest.get("facts", [])]
 
     def put_on(self, decoder: Decoder) -> None:
         """Graft it, in place of any edit the decoder carries."""
@@ -102,7 +97,7 @@ class Router(Graft):
     """The graft: keeps, for the sequences now running, which side each was sent to."""
 
     def __init__(self, memory: SideMemory, device: torch.device, dtype: torch.dtype) -> None:
-        self.layer, self.activation = memory.layer, memory.activation
+        self.memory, self.layer, self.activation = memory, memory.layer, memory.activation
         # Copies: a tensor read from a file need not be aligned, and a product's last bit may depend on that.
         self.changes = [side.change.to(device, dtype, copy=True) for side in memory.sides]
         self.thresholds = torch.tensor([side.threshold for side in memory.sides], device=device, dtype=dtype)

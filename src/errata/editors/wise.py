@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from math import ceil, inf, isfinite
 
 import torch
@@ -14,12 +14,13 @@ from errata.decoder import hooks
 from errata.decoder.contexts import generate_contexts
 from errata.decoder.decoder import Decoder, pad
 from errata.decoder.site import Contexts
-from errata.editors.base import Ledger, Outcome
+from errata.editors.base import Edit, Ledger, Outcome, Pipeline, Progress, Supplies
 from errata.editors.lesson import Lesson, answer_losses, log_probabilities
-from errata.editors.locate_then_edit import Progress
-from errata.editors.side_memory import Side, SideMemory, activation_of, beside, distances
-from errata.errors import NotFinite
+from errata.editors.schedule import Checkpoint, Schedule
+from errata.editors.side_memory import Router, Side, SideMemory, activation_of, beside, distances
+from errata.errors import NotFinite, WrongEdit
 from errata.fact import Fact, check_facts
+from errata.store import Store
 
 STARTS = ("I", "You", "Because", "Yes", "Q: ")
 LENGTHS = (5, 10)
@@ -27,6 +28,7 @@ SENTENCES = 50
 """At most so many sentences are generated for locality; facts share them in turn."""
 NEW, OLD = 0.4, 0.6
 """Weights of the new memories together, and of what they are merged into (spec 2.15)."""
+CHECKPOINT_SECONDS = 60.0
 
 
 def margin_loss(
@@ -68,7 +70,7 @@ def trimmed(change: Tensor, density: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Wise:
+class Wise(Pipeline):
     """One fact after another is learnt by a side weight, which must stay near the original elsewhere (spec 2.15).
 
     margins: (alpha, beta, gamma) of the distance, in the units of the layer's output.
@@ -95,6 +97,26 @@ class Wise:
     stop_change: float = 1e-4
     seed: int = 0
 
+    @property
+    def edited(self) -> list[int]:
+        return [self.layer]
+
+    def memory(self, decoder: Decoder, facts: int) -> dict[str, int]:
+        size = decoder.inner(self.layer) * decoder.width * decoder.precision.itemsize
+        shards = ceil(facts / self.save_every)
+        return {"memories": shards * size, "weight, side weight, mask and gradients": 5 * size}
+
+    def run(
+        self, decoder: Decoder, facts: Sequence[Fact], supplies: Supplies, schedule: Schedule, past: Edit | None
+    ) -> Outcome:
+        """`edit` with what is at hand. Facts are learnt one after another whatever the schedule says."""
+        if past is not None and not isinstance(past, SideMemory):
+            raise WrongEdit(
+                f"WISE goes on from side memories only; the earlier edit is a {type(past).__name__}. "
+                "Nothing was changed. Edit all facts in one run, or start from the unedited model."
+            )
+        return self.edit(decoder, facts, progress=supplies.progress, past=past, store=supplies.store)
+
     def edit(
         self,
         decoder: Decoder,
@@ -102,36 +124,68 @@ class Wise:
         contexts: Contexts | None = None,
         sentences: Sequence[str] | None = None,
         progress: Progress | None = None,
+        past: SideMemory | None = None,
+        store: Store | None = None,
     ) -> Outcome:
         """Learn the facts and graft the memory. `contexts` None: generated, as published. `sentences`: texts whose
         routing must not change, used in turn; None: text of the model itself. Other facts' prompts would not do:
-        they are to be routed to the memory.
+        they are to be routed to the memory. `past`: a memory of this layer to go on from; its sides stay as they
+        are, beside those of the new facts. A killed run goes on from what `store` keeps, to the very same memory.
 
         Raises UnusableFacts, WindowOutside, AlreadyEdited, or NotFinite if training diverges; nothing is then changed.
         """
-        check_facts(facts)
-        decoder.check_unedited()
+        check_facts([*(past.facts if past else []), *facts])
         decoder.check_window([self.layer])
+        carried = decoder.grafted
+        if past is None or not isinstance(carried, Router) or carried.memory.sides is not past.sides:
+            decoder.check_unedited()
+        if past is not None and past.layer != self.layer:
+            raise WrongEdit(f"the earlier memory stands at block {past.layer}, this one at {self.layer}; choose one.")
         ledger = Ledger()
         try:
+            decoder.restore()
             with ledger.timed("contexts"):
                 contexts = contexts or wise_contexts(decoder)
                 sentences = sentences or own_sentences(decoder, len(facts), self.seed)
             with ledger.timed("training"):
                 learner = _Learner(self, decoder)
-                for i, fact in enumerate(facts):
-                    learner.learn(fact, contexts, sentences[i % len(sentences)])
+                texts = [sentences[i % len(sentences)] for i in range(len(facts))]
+                made_of = self.made_of(decoder, facts, contexts, texts)
+                checkpoint = Checkpoint(store or Store.nowhere(), "side-memory", made_of, CHECKPOINT_SECONDS)
+                if state := checkpoint.state(decoder.device):
+                    learner.load(state)
+                    ledger.notes.append(f"the first {len(learner.losses)} facts were learnt by an earlier run")
+                for i in range(len(learner.losses), len(facts)):
+                    learner.learn(facts[i], contexts, texts[i])
+                    if checkpoint.due:
+                        checkpoint.keep(learner.state())
                     if progress:
                         progress("facts", i + 1, len(facts))
-            memory = SideMemory(decoder.fingerprint, self.layer, learner.activation, learner.sides())
+            sides = (*(past.sides if past else ()), *learner.sides())
+            memory = SideMemory(decoder.fingerprint, self.layer, learner.activation, sides)
             memory.put_on(decoder)
         except BaseException:
             decoder.restore()
+            if carried is not None and past is not None:
+                past.put_on(decoder)
             raise
         ledger.losses = learner.losses
         if above := sum(loss > self.stop_loss for loss in learner.losses):
             ledger.notes.append(f"{above} of {len(facts)} facts ended at a loss above {self.stop_loss}")
         return Outcome(memory, ledger, decoder, tuple(facts))
+
+    def made_of(
+        self, decoder: Decoder, facts: Sequence[Fact], contexts: Contexts, sentences: Sequence[str]
+    ) -> dict[str, object]:
+        """Everything the memory follows from."""
+        return {
+            "model": decoder.fingerprint,
+            "dtype": str(decoder.dtype),
+            "settings": asdict(self),
+            "facts": [asdict(fact) for fact in facts],
+            "contexts": contexts.groups,
+            "sentences": list(sentences),
+        }
 
 
 @dataclass
@@ -217,6 +271,30 @@ class _Learner:
         made = _Memory(change, min(memory.least for memory in memories))
         self.merged = [*self.merged, made] if self.settings.retrieve else [made]
         self.finished = []
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the rest of the run depends on, as tensors."""
+        memories = [*self.merged, *self.finished]
+        found = {f"memory.{i}": memory.change for i, memory in enumerate(memories)}
+        leasts = [self.least, *(memory.least for memory in memories)]
+        return found | {
+            "change": self.change,
+            "mask": self.mask,
+            "draw": self.draw.get_state(),
+            "merged": torch.tensor(len(self.merged)),
+            "leasts": torch.tensor(leasts, dtype=torch.float64),
+            "losses": torch.tensor(self.losses, dtype=torch.float64),
+        }
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on where `state` was taken."""
+        self.least, *leasts = state["leasts"].tolist()
+        memories = [_Memory(state[f"memory.{i}"], least) for i, least in enumerate(leasts)]
+        merged = int(state["merged"])
+        self.merged, self.finished = memories[:merged], memories[merged:]
+        self.change, self.mask = state["change"], state["mask"]
+        self.draw.set_state(state["draw"].cpu())
+        self.losses = state["losses"].tolist()
 
     def sides(self) -> tuple[Side, ...]:
         """All memories with thresholds: each its own, or without retrieval the same for all (spec 2.15)."""

@@ -1,0 +1,39 @@
+"""errata report: runs as one page to read, and as figures for a paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from errata.cli.console import err, out
+from errata.report.figures import NoFigures, write_figures
+from errata.report.material import read_material
+from errata.report.page import page
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders that `errata bench` wrote.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The page; default: report.html in the first folder.")
+    ] = None,
+    figures: Annotated[Path | None, typer.Option(help="Write figures as PNG and SVG into this folder too.")] = None,
+    title: Annotated[str, typer.Option(help="The page's title; default: the run's own.")] = "",
+) -> None:
+    """Write one self-contained HTML page about runs: what was edited, scores, curves, every fact, settings."""
+    material = read_material(runs)
+    where = output or runs[0] / "report.html"
+    where.parent.mkdir(parents=True, exist_ok=True)
+    where.write_text(page(material, title), encoding="utf-8")
+    told = f"{len(material.runs)} run{'s' * (len(material.runs) != 1)}"
+    out.print(f"{told}: [bold]{where}[/bold], {where.stat().st_size / 2**10:,.0f} KiB", highlight=False, soft_wrap=True)
+    for failure in material.failures:
+        err.print(f"not in it: {failure}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    if figures is not None:
+        try:
+            made = write_figures(material, figures)
+        except NoFigures as error:
+            err.print(str(error), style="yellow", markup=False, highlight=False)
+        else:
+            out.print(f"{len(made)} figures in [bold]{figures}[/bold]", highlight=False, soft_wrap=True)
