@@ -4,7 +4,7 @@ import pytest
 
 from errata import Decoder
 from errata.errors import BadRecipe, UnknownName, WindowOutside
-from errata.methods import METHODS, method
+from errata.methods import METHODS, check_names, method
 from errata.recipe import Recipe, known_recipes, read_recipe, recipe_for
 from tests.editing import decoder_of, editor_of
 from tests.models import tokenizer_of
@@ -72,3 +72,12 @@ def test_an_unknown_method_is_refused_with_a_suggestion() -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_says_where_it_comes_from(name: str) -> None:
     assert METHODS[name].paper
+
+
+@pytest.mark.parametrize("name", known_recipes())
+def test_what_a_shipped_recipe_says_of_other_editors_is_complete_and_sourced(name: str) -> None:
+    recipe = known_recipes()[name]
+    check_names(recipe)
+    for editor in recipe.editors:
+        assert f"editors.{editor}" in recipe.source
+        assert method(editor).pipeline(recipe, depth=12).edited
