@@ -24,7 +24,7 @@ from errata.pocket.cases import cases as pocket_cases
 from errata.recipe import Recipe, parse_window, recipe_for
 from errata.report.tables import Grid
 
-PRACTISED = 600
+PRACTISED = 200
 """Cases of the pocket model's tuning half to practise with."""
 
 out = Console()
