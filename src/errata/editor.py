@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,9 +20,11 @@ from errata.decoder.corpus import Corpus, gather
 from errata.decoder.decoder import Decoder
 from errata.decoder.site import Contexts
 from errata.editors.base import Edit, Outcome, Progress
+from errata.editors.guard import Guard
 from errata.editors.lesson import Practice
 from errata.editors.locate_then_edit import check_statistics
 from errata.editors.schedule import Schedule
+from errata.editors.wise import own_sentences
 from errata.errors import StatisticsError, UnusableFacts
 from errata.evaluate import Case, Scores, probes
 from errata.evaluate import evaluate as score
@@ -31,6 +34,9 @@ from errata.methods import method as row_of
 from errata.recipe import Recipe, recipe_for
 from errata.statistics import KeyStatistics
 from errata.store import Store
+
+HELD_OUT = 20
+"""Texts that a guard without any of its own watches."""
 
 
 class Editor:
@@ -46,12 +52,14 @@ class Editor:
         statistics: Mapping[int, KeyStatistics] | None = None,
         contexts: Contexts | None = None,
         practice: Sequence[Case] = (),
+        guard: Guard | None = None,
         store: Store | None = None,
         progress: Progress | None = None,
     ) -> None:
         """`corpus`: where key statistics are gathered if neither given nor stored: texts, a file, or a dataset
         name. `contexts` None: sampled from the unedited model with the recipe's seed. `practice`: cases from which
-        a method that has to learn how to edit does so; none of them may be evaluated. `store` None: the default.
+        a method that has to learn how to edit does so; none of them may be evaluated. `guard`: limits at
+        which an edit in batches stops; without texts of its own it is given some. `store` None: the default.
 
         Raises UnknownMethod, UnknownName, BadRecipe, WindowOutside.
         """
@@ -66,6 +74,7 @@ class Editor:
         self._given = statistics
         self._contexts = contexts
         self._practice = practice
+        self._guard = guard
         self.corpus = _corpus(self.recipe.statistics.corpus if corpus is None else corpus)
         decoder.check_window(self.pipeline.edited)
 
@@ -103,6 +112,18 @@ class Editor:
                 [f"{self.method} learns how to edit from cases that are not evaluated; give some: --practice FILE"]
             )
         return [_practice(case) for case in self._practice]
+
+    @cached_property
+    def guard(self) -> Guard | None:
+        """The guard, with texts to watch: its own, the corpus's first, or what the unedited model itself says."""
+        if self._guard is None or self._guard.texts:
+            return self._guard
+        if self.corpus is not None:
+            texts = list(islice(self.corpus.texts(), HELD_OUT))
+        else:
+            with self.decoder.unedited():
+                texts = own_sentences(self.decoder, HELD_OUT, self.recipe.context_seed)
+        return replace(self._guard, texts=texts)
 
     def statistics(self) -> dict[int, KeyStatistics]:
         """Key statistics of the layers to be edited: as given, from the store, or gathered and stored.
@@ -159,7 +180,7 @@ class Editor:
             self.decoder.check_unedited()
         schedule = Schedule(batch or self._batch, targets, remember)
         outcome = self.pipeline.run(self.decoder, facts, self, schedule, past)
-        known = [*(past.facts if past else []), *facts]
+        known = [*(past.facts if past else []), *outcome.facts]
         return replace(outcome, edit=replace(outcome.edit, manifest=self._manifest(known, schedule)))  # type: ignore[type-var]
 
     def evaluate(self, cases: Sequence[Case], *families: str) -> Scores:

@@ -9,6 +9,7 @@ ErrataError
 │   ├── UnsupportedModel      no layout, or mixture-of-experts blocks
 │   ├── WindowOutside         the window names layers the model does not have
 │   ├── NotFinite             NaN or infinity in weights, states or updates
+│   ├── Collapsed             the first batch of edits already ruins the model
 │   ├── WrongModel            the edit was made for other weights
 │   └── AlreadyEdited         the model carries an edit already
 ├── StatisticsError           key statistics are missing, or of another model or shape
@@ -69,6 +70,10 @@ class WindowOutside(ModelError):
 
 class NotFinite(ModelError):
     """NaN or infinity where numbers are needed."""
+
+
+class Collapsed(ModelError):
+    """The first batch of edits already crosses a limit of the guard."""
 
 
 class WrongModel(ModelError):

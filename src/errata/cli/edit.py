@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -30,10 +31,19 @@ from errata.cli.console import (
 from errata.cli.plan import findings, plan
 from errata.editor import Editor
 from errata.editors.base import check_replaceable
+from errata.editors.guard import Guard
+from errata.editors.saved import load_edit
 from errata.evaluate.benchmarks import read_cases
 from errata.fact import check_facts
 from errata.methods import method as row_of
-from errata.report.tables import answer_grid, residual_grid, seconds_grid
+from errata.report.tables import answer_grid, health_grid, residual_grid, seconds_grid
+
+
+class Sought(StrEnum):
+    """Where targets are sought; spec 5.23."""
+
+    current = "current"
+    original = "original"
 
 
 def edit(
@@ -45,6 +55,12 @@ def edit(
     recipe: RecipeName = None,
     corpus: CorpusName = None,
     practice: Practice = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Facts edited together; default: all of them.")] = None,
+    targets: Annotated[
+        Sought, typer.Option(help="On which model a batch's targets are sought: as edited so far, or the original.")
+    ] = Sought.current,
+    past: Annotated[Path | None, typer.Option(help="Folder of an edit of this model to go on from.")] = None,
+    guarded: Annotated[bool, typer.Option("--guard/--no-guard", help="Stop before a batch ruins the model.")] = True,
     checkpoint: Annotated[Path | None, typer.Option(help="Also write the edited model, as a full checkpoint.")] = None,
     layout: Annotated[str | None, typer.Option(help="Layout of the file; default: seen from its fields.")] = None,
     limit: Annotated[int | None, typer.Option(help="Use the first N facts.")] = None,
@@ -64,21 +80,24 @@ def edit(
     with progress() as tell:
         cases = practice_of(model, practice) if "practice" in row_of(method).needs else ()
         texts = corpus_of(model, corpus)
-        editor = Editor(decoder, method, recipe=chosen, corpus=texts, practice=cases, progress=tell)
+        guard = Guard() if guarded and batch else None
+        editor = Editor(decoder, method, recipe=chosen, corpus=texts, practice=cases, guard=guard, progress=tell)
         if dry_run:
             lines([*findings(decoder, chosen), *plan(editor, wanted)])
             return
-        outcome = editor.edit(wanted)
+        earlier = load_edit(past) if past else None
+        outcome = editor.edit(wanted, batch=batch, targets=targets.value, past=earlier)
     for note in outcome.ledger.notes:
         out.print(f"[yellow]{note}[/yellow]")
     answers = [
         {"prompt": fact.text, "wanted": fact.target_new, "before": before, "after": after}
-        for fact, before, after in outcome.answers(wanted[:10])
+        for fact, before, after in outcome.answers(outcome.facts[:10])
     ]
     show(answer_grid(answers))
     ledgers = {method: outcome.ledger.to_json()}
-    show(residual_grid(ledgers))
-    show(seconds_grid(ledgers))
+    for grid in (residual_grid(ledgers), health_grid(ledgers), seconds_grid(ledgers)):
+        if grid.rows:
+            show(grid)
     if output is not None:
         outcome.edit.save(output)
         (output / "ledger.json").write_text(json.dumps(ledgers, indent=1), encoding="utf-8")

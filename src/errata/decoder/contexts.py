@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
 import torch
 
@@ -19,15 +20,27 @@ def generate_contexts(decoder: Decoder, seed: int, tokens: int = 10, top: int = 
     has `tokens` tokens, specials included. The text is decoded without specials, so BOS stays single (spec 5.13).
     """
     generator = torch.Generator().manual_seed(seed)
-    rows = [decoder.token_ids(start) for start in STARTS]
-    for i, row in enumerate(rows):
-        while len(row) < tokens:
-            ((_, _, logits),) = decoder.logits([row], [[len(row) - 1]])
-            best = logits[0].topk(top)
-            choice = torch.multinomial(best.values.softmax(-1).cpu(), 1, generator=generator)
-            row.append(int(best.indices[choice]))
-        rows[i] = row
-    return Contexts((("{}",), tuple(f"{_clean(decoder.decode(row))}. {{}}" for row in rows)))
+    return Contexts((("{}",), tuple(_sampled(decoder, generator, start, tokens, top) for start in STARTS)))
+
+
+def generate_flat_contexts(decoder: Decoder, seed: int, lengths: Sequence[int] = (5, 10), each: int = 2) -> Contexts:
+    """One group of the bare prompt and `each` samples of every start word and length: 21, all weighing alike.
+
+    ROME's, by the start words that EasyEdit uses; kmeng01/rome begins all twenty with `<|endoftext|>` (spec 1.3).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    wanted = [(tokens, start) for tokens in lengths for start in STARTS for _ in range(each)]
+    return Contexts((("{}", *(_sampled(decoder, generator, start, tokens, top=5) for tokens, start in wanted)),))
+
+
+def _sampled(decoder: Decoder, generator: torch.Generator, start: str, tokens: int, top: int) -> str:
+    row = decoder.token_ids(start)
+    while len(row) < tokens:
+        ((_, _, logits),) = decoder.logits([row], [[len(row) - 1]])
+        best = logits[0].topk(top)
+        choice = torch.multinomial(best.values.softmax(-1).cpu(), 1, generator=generator)
+        row.append(int(best.indices[choice]))
+    return f"{_clean(decoder.decode(row))}. {{}}"
 
 
 def _clean(text: str) -> str:

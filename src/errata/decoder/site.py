@@ -130,14 +130,15 @@ class Tokens:
             return joint[len(before) :]
         return self._encode(text, specials=False)
 
-    def locate(self, prompt: str, subject: str) -> Prompt:
-        """The prompt with its subject filled in, and the subject's last token.
+    def locate(self, prompt: str, subject: str, prefix: str = "") -> Prompt:
+        """The prompt, behind `prefix`, with its subject filled in, and the subject's last token.
 
         Raises SubjectNotFound if the prompt has no single `{}`, or a token spans the subject's end.
         """
         if prompt.count("{}") != 1:
             raise SubjectNotFound(f"prompt {prompt!r} must have '{{}}' exactly once, where the subject stands")
         before, behind = (self._clean(part) for part in prompt.split("{}"))
+        before = prefix + before
         text = (before + subject + behind).rstrip(" ")
         ids = self.prompt(text)
         by_prefix = len(self.prompt(before + subject)) - 1

@@ -32,6 +32,8 @@ class Row:
     ids: tuple[int, ...]
     decisive: int
     wanted: tuple[int, ...]
+    padding: int = 0
+    """Padding tokens in front: not part of the ids nor seen by them, but they take up positions."""
 
     @property
     def cut(self) -> tuple[int, ...]:
@@ -40,7 +42,8 @@ class Row:
 
     def contains(self, other: Row) -> bool:
         """Whether the other row's wanted positions can be read off this one."""
-        return self.decisive == other.decisive and self.cut[: len(other.cut)] == other.cut
+        alike = (self.decisive, self.padding) == (other.decisive, other.padding)
+        return alike and self.cut[: len(other.cut)] == other.cut
 
 
 @dataclass
@@ -59,6 +62,7 @@ class Sequence_:
     hidden: Tensor | None = None
     start: Tensor | None = None
     around: Tensor | None = None
+    padding: int = 0
     cache: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def allowed(self, prefix_length: int, length: int) -> Tensor:
@@ -76,22 +80,23 @@ class Sequence_:
 def pack(rows: Sequence[Row], merge: bool) -> list[Sequence_]:
     """All rows of a fact in one sequence; equal prefixes enter once, and contained rows if `merge`."""
     made = Sequence_()
-    groups: dict[tuple[int, ...], int] = {}
+    groups: dict[tuple[int, tuple[int, ...]], int] = {}
     hosts: list[tuple[Row, int]] = []
     for row in sorted(rows, key=lambda row: -len(row.cut)):
         if merge and any(host.contains(row) for host, _ in hosts):
             continue
-        start = row.ids[: row.decisive]
+        start = row.padding, row.ids[: row.decisive]
         if start not in groups:
             groups[start] = len(groups)
-            made.prefix += start
-            made.prefix_position += range(row.decisive)
+            made.prefix += start[1]
+            made.prefix_position += range(row.padding, row.padding + row.decisive)
             made.prefix_group += [groups[start]] * row.decisive
         hosts.append((row, len(made.tail)))
         made.moved.append(len(made.tail))
         tail = row.cut[row.decisive :]
         made.tail += tail
-        made.tail_position += range(row.decisive, row.decisive + len(tail))
+        first = row.padding + row.decisive
+        made.tail_position += range(first, first + len(tail))
         made.tail_row += [len(hosts) - 1] * len(tail)
         made.tail_group += [groups[start]] * len(tail)
     for row in rows:
@@ -101,8 +106,16 @@ def pack(rows: Sequence[Row], merge: bool) -> list[Sequence_]:
 
 
 def whole(rows: Sequence[Row]) -> list[Sequence_]:
-    """Each row a sequence of its own, nothing cached."""
-    return [Sequence_(tail=list(row.cut), moved=[row.decisive], wanted=list(row.wanted)) for row in rows]
+    """Each row a sequence of its own, its padding in front, nothing cached."""
+    return [
+        Sequence_(
+            tail=[0] * row.padding + list(row.cut),
+            moved=[row.padding + row.decisive],
+            wanted=[row.padding + position for position in row.wanted],
+            padding=row.padding,
+        )
+        for row in rows
+    ]
 
 
 @dataclass(frozen=True)
@@ -121,8 +134,8 @@ class Stack:
 class Tails:
     """The rows of many facts, moved at the output of block `layer`, or inside it; see the module's text.
 
-    `inside`: what is moved is the output of the block's attention and of its down-projection, each by a delta of
-    its own; passes then enter one block earlier. Deltas are [fact, part, model], one part or these two.
+    `inside`: what is moved is the output of the block's "attention", of its down-projection ("mlp"), or of both,
+    each by a delta of its own; passes then enter one block earlier. Deltas are [fact, part, model].
     """
 
     def __init__(
@@ -131,10 +144,10 @@ class Tails:
         layer: int,
         facts: Sequence[Sequence[Row]],
         packed: bool = True,
-        inside: bool = False,
+        inside: Sequence[str] = (),
     ) -> None:
         self.decoder, self.layer, self.packed = decoder, layer, packed
-        self.parts = self._parts(decoder, layer) if inside else {}
+        self.parts = self._parts(decoder, layer, inside)
         self.entry = layer - 1 if inside else layer
         # Norms work in float32 inside: a merged row's gradient is rounded once where two rows' are rounded each.
         # That shows in float64 alone, where the promise is to equal a plain run to its last digits.
@@ -149,11 +162,14 @@ class Tails:
         return sum(len(sequence.tail) for sequence in self.sequences[fact])
 
     @staticmethod
-    def _parts(decoder: Decoder, layer: int) -> dict[str, nn.Module]:
-        if layer == 0 or decoder.layout.attention is None:
-            raise WindowOutside(f"layer {layer} of {decoder.name}: its attention output cannot be moved")
-        attention = decoder.blocks[layer].get_submodule(decoder.layout.attention)
-        return {"attention": attention, "mlp": decoder.down_projection(layer)}
+    def _parts(decoder: Decoder, layer: int, inside: Sequence[str]) -> dict[str, nn.Module]:
+        attention = decoder.layout.attention
+        if inside and (layer == 0 or ("attention" in inside and attention is None)):
+            raise WindowOutside(f"layer {layer} of {decoder.name}: the output of its {inside[0]} cannot be moved")
+        found = {"mlp": decoder.down_projection(layer)}
+        if attention is not None:
+            found["attention"] = decoder.blocks[layer].get_submodule(attention)
+        return {part: found[part] for part in inside}
 
     def start(self, fact: int) -> Float[Tensor, "part model"]:
         """What is moved, unmoved, at the decisive token of the fact's first row. The fact must be prepared."""
@@ -171,7 +187,7 @@ class Tails:
         length = before + max(len(s.tail) for s in sequences)
         device, blocks = self.decoder.device, self.decoder.blocks
         ids = pad([s.prefix + [0] * (before - len(s.prefix)) + s.tail for s in sequences], device)
-        inputs: dict[str, Any] = {}
+        inputs: dict[str, Any] = self._behind_padding(sequences, length)
         if self.packed:
             positions = [s.prefix_position + [0] * (before - len(s.prefix)) + s.tail_position for s in sequences]
             inputs = {
@@ -205,7 +221,7 @@ class Tails:
         behind = max(len(s.tail) for _, s in owned)
         device = self.decoder.device
         hidden = torch.stack([_padded(_there(s.hidden), behind, 0) for _, s in owned])
-        inputs = {}
+        inputs = self._behind_padding([s for _, s in owned], behind)
         if self.packed:
             allowed = torch.stack([s.allowed(before, before + behind) for _, s in owned])[:, before:]
             inputs = {
@@ -234,14 +250,7 @@ class Tails:
 
         Returns (read at block `lens` through final norm and head, the model's own); the same if `lens` is None.
         """
-        moves = [self._adding(stack, part) for part in delta.unbind(1)]
-        hidden = stack.hidden if self.parts else moves[0](stack.hidden)
-        inputs: dict[str, Any] = dict(stack.inputs)
-        if stack.cache:
-            cache = DynamicCache()
-            for i, (keys, values) in enumerate(stack.cache, start=self.entry + 1):
-                cache.update(keys, values, i)
-            inputs |= {"past_key_values": cache, "use_cache": True}
+        moves, hidden, inputs = self._moving(stack, delta)
         blocks = self.decoder.blocks
         with ExitStack() as hold:
             for module, move in zip(self.parts.values(), moves, strict=False):
@@ -258,6 +267,28 @@ class Tails:
         own = own[0].to(self.decoder.precision)
         return (own, own) if lens is None else (self.decoder.lens(seen["lens"][stack.wanted]).to(own), own)
 
+    def state(self, stack: Stack, delta: Float[Tensor, "fact part model"], layer: int) -> Float[Tensor, "wanted model"]:
+        """What block `layer` gives at the wanted positions, with delta added to what is moved. It ends there."""
+        moves, hidden, inputs = self._moving(stack, delta)
+        with ExitStack() as hold:
+            for module, move in zip(self.parts.values(), moves, strict=False):
+                hold.enter_context(hooks.substitute(module, move))
+            seen = hold.enter_context(hooks.capture({"end": self.decoder.blocks[layer]}))
+            self.decoder.run(stack.ids, enter=(self.entry, hidden), leave=layer, **inputs)
+        return seen["end"][stack.wanted].to(self.decoder.precision)
+
+    def _moving(self, stack: Stack, delta: Tensor) -> tuple[list[hooks.Change], Tensor, dict[str, Any]]:
+        """What adds delta, the state that enters, and what enters beside it."""
+        moves = [self._adding(stack, part) for part in delta.unbind(1)]
+        hidden = stack.hidden if self.parts else moves[0](stack.hidden)
+        inputs: dict[str, Any] = dict(stack.inputs)
+        if stack.cache:
+            cache = DynamicCache()
+            for i, (keys, values) in enumerate(stack.cache, start=self.entry + 1):
+                cache.update(keys, values, i)
+            inputs |= {"past_key_values": cache, "use_cache": True}
+        return moves, hidden, inputs
+
     @staticmethod
     def _adding(stack: Stack, part: Float[Tensor, "fact model"]) -> hooks.Change:
         """Adds each fact's vector at its decisive tokens."""
@@ -270,6 +301,13 @@ class Tails:
             return output.new_zeros(shape).index_put(stack.wanted, output[0])
 
         return hooks.narrow(mlp, lambda state: state[stack.wanted][None], scatter)
+
+    def _behind_padding(self, sequences: Sequence[Sequence_], length: int) -> dict[str, Tensor]:
+        """The usual mask of rows that are padded in front; none if none are, as causality does the rest."""
+        if not any(s.padding for s in sequences):
+            return {}
+        paddings = torch.tensor([s.padding for s in sequences], device=self.decoder.device)
+        return {"attention_mask": (torch.arange(length, device=paddings.device) >= paddings[:, None]).long()}
 
     def _mask(self, allowed: Tensor) -> Tensor:
         """[sequence, token, token] as the additive mask [sequence, 1, token, token] that attention takes."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from errata.decoder.decoder import Decoder
 from errata.decoder.site import Contexts
 from errata.delta import WeightDelta, read_tensors, write_tensors
+from errata.editors.guard import Guard, Health
 from errata.editors.lesson import Practice
 from errata.editors.schedule import Schedule
 from errata.errors import StoreError, WrongEdit
@@ -47,6 +48,8 @@ class LedgerRow:
     solve_residual: float
     rank: int | None
     seconds: float
+    rounding: float = 0.0
+    """What rounding the weights to the model's precision changes of the keys' outputs, in norms of what dW changes."""
 
 
 @dataclass
@@ -58,6 +61,8 @@ class Ledger:
     notes: list[str] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     """Of editors that train: the mean loss of each epoch, or of each fact where facts are learnt one by one."""
+    health: list[Health] = field(default_factory=list)
+    """Of runs in batches under a guard: the model after each batch."""
     anchors: dict[int, dict[str, float]] = field(default_factory=dict)
     """Layer -> mean loss, NLL, KL, evaluations of the anchors optimised there, and how many were already stored."""
 
@@ -185,6 +190,10 @@ class Supplies(Protocol):
     @property
     def contexts(self) -> Contexts:
         """Context prefixes, of the unedited model."""
+
+    @property
+    def guard(self) -> Guard | None:
+        """Limits that a run in batches stops at."""
 
     @property
     def practice(self) -> Sequence[Practice]:

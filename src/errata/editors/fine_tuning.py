@@ -14,6 +14,7 @@ from errata.decoder.decoder import Decoder, in_batches
 from errata.decoder.memory import free_memory, tails_at_once
 from errata.delta import WeightDelta
 from errata.editors.base import Edit, Ledger, Outcome, Pipeline, Progress, Supplies, WeightEdit, weights_of
+from errata.editors.guard import Guard, Watch
 from errata.editors.lesson import Lesson, answer_losses, log_probabilities, padded
 from errata.editors.schedule import AT_ONCE, Checkpoint, Schedule, adam_state, load_adam, under
 from errata.errors import NotFinite
@@ -61,7 +62,7 @@ class FineTuning(Pipeline):
     ) -> Outcome:
         """`edit` with what is at hand; a schedule's batches are rounds of training, one behind another."""
         earlier = weights_of(past, "fine-tuning")
-        return self.edit(decoder, facts, supplies.progress, earlier, supplies.store, schedule)
+        return self.edit(decoder, facts, supplies.progress, earlier, supplies.store, schedule, supplies.guard)
 
     def edit(
         self,
@@ -71,8 +72,11 @@ class FineTuning(Pipeline):
         past: WeightEdit | None = None,
         store: Store | None = None,
         schedule: Schedule = AT_ONCE,
+        guard: Guard | None = None,
     ) -> Outcome:
         """Edit the decoder, going on from `past` if given. Within a round, weights change once, at its end.
+
+        Where a round crosses a limit of `guard`, the run ends with the round before it, and the outcome says so.
 
         A killed run goes on from the last epoch that `store` keeps, to the very same weights. Raises UnusableFacts,
         WindowOutside, AlreadyEdited, WrongModel, or NotFinite if training diverges; the model is then as it was.
@@ -85,17 +89,26 @@ class FineTuning(Pipeline):
         lessons = [Lesson.of(decoder, fact.text, fact.target_new, self.eos) for fact in facts]
         ledger = Ledger()
         total = past.delta if past else WeightDelta(decoder.fingerprint)
+        layers, edited = {decoder.parameter_name(layer): layer for layer in self.layers}, len(facts)
         try:
-            for portion in schedule.portions(len(facts)):
-                decoder.put_on(total)
+            decoder.put_on(total)
+            watch = Watch(guard, decoder) if guard else None
+            for number, portion in enumerate(schedule.portions(len(facts))):
                 with ledger.timed("training"):
                     training = _Training(self, decoder, [lessons[i] for i in portion], total)
-                    total = training.run(ledger, progress, store or Store.nowhere())
-            decoder.put_on(total)
+                    trained = training.run(ledger, progress, store or Store.nowhere())
+                decoder.put_on(trained)
+                changes = {layers[name]: change for name, change in trained.changes.items() if name in layers}
+                if watch and (limit := watch.look(number, changes, ledger.health)):
+                    decoder.put_on(total)
+                    edited = portion.start
+                    watch.stop(limit, edited, ledger.notes)
+                    break
+                total = trained
         except BaseException:
             decoder.restore() if before is None else decoder.put_on(before)
             raise
-        return Outcome(WeightEdit(total), ledger, decoder, tuple(facts))
+        return Outcome(WeightEdit(total), ledger, decoder, tuple(facts[:edited]))
 
 
 class _Training:

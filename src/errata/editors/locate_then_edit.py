@@ -17,6 +17,7 @@ from errata.decoder.decoder import Decoder, Frontier
 from errata.decoder.site import Contexts, Site
 from errata.delta import WeightDelta
 from errata.editors.base import Edit, Ledger, LedgerRow, Outcome, Pipeline, Progress, Supplies, WeightEdit, weights_of
+from errata.editors.guard import Guard, Watch
 from errata.editors.schedule import AT_ONCE, Checkpoint, Schedule, under
 from errata.errors import StatisticsError
 from errata.fact import Fact, check_facts
@@ -75,7 +76,9 @@ class LocateThenEdit(Pipeline):
         earlier, started = weights_of(past, "locate-then-edit"), perf_counter()
         contexts, statistics = supplies.contexts, supplies.statistics()
         prepared = {"statistics": perf_counter() - started}
-        outcome = self.edit(decoder, facts, contexts, statistics, supplies.store, supplies.progress, schedule, earlier)
+        outcome = self.edit(
+            decoder, facts, contexts, statistics, supplies.store, supplies.progress, schedule, earlier, supplies.guard
+        )
         outcome.ledger.seconds = prepared | outcome.ledger.seconds
         return outcome
 
@@ -89,10 +92,14 @@ class LocateThenEdit(Pipeline):
         progress: Progress | None = None,
         schedule: Schedule = AT_ONCE,
         past: WeightEdit | None = None,
+        guard: Guard | None = None,
     ) -> Outcome:
         """Edit the decoder, going on from `past` if given. On any failure or interrupt it is left as it was.
 
-        Raises UnusableFacts, WindowOutside, AlreadyEdited or StatisticsError before any weight changes. Anchors
+        Where a batch crosses a limit of `guard`, the run ends with the batch before it, and the outcome says so.
+
+        Raises UnusableFacts, WindowOutside, AlreadyEdited or StatisticsError before any weight changes, Collapsed
+        if the first batch crosses a limit. Anchors
         are stored as they are found and batches as they are done, so an interrupted run loses none.
         """
         check_facts(facts)
@@ -107,11 +114,11 @@ class LocateThenEdit(Pipeline):
             if past is not None:
                 past.put_on(decoder)
                 sweeps.total, sweeps.kept = past.delta, dict(past.keys)
-            sweeps.over(site, schedule)
+            edited = sweeps.over(site, schedule, guard)
         except BaseException:
             decoder.restore() if before is None else decoder.put_on(before)
             raise
-        return Outcome(WeightEdit(sweeps.total, keys=sweeps.kept), sweeps.ledger, decoder, tuple(facts))
+        return Outcome(WeightEdit(sweeps.total, keys=sweeps.kept), sweeps.ledger, decoder, tuple(facts[:edited]))
 
 
 class _Sweeps:
@@ -133,22 +140,39 @@ class _Sweeps:
         self.kept: Kept = {}
         self.ledger = Ledger()
 
-    def over(self, site: Site, schedule: Schedule) -> None:
-        """All batches of the schedule; those that the store has done already are taken from it."""
+    def over(self, site: Site, schedule: Schedule, guard: Guard | None) -> int:
+        """All batches of the schedule; those that the store has done already are taken from it.
+
+        Returns the number of facts edited: all, unless the guard stopped the run.
+        """
         self.ledger.notes += _notes(self.decoder, site)
         batches = schedule.portions(len(site))
         many = len(batches) > 1
         ahead = self.targets(site) if schedule.targets == "original" and many else None
         done = Checkpoint(self.store, "batches", self.made_of(site) | asdict(schedule)) if many else None
         first = self.resume(done) if done else 0
+        watch = Watch(guard, self.decoder) if guard else None
+        edited = len(site)
         for number, batch in enumerate(batches[first:], first):
-            part = site.part(batch)
+            part, before = site.part(batch), (self.total, dict(self.kept))
             targets = self.targets(part) if ahead is None else {layer: t[list(batch)] for layer, t in ahead.items()}
             self.sweep(part, targets, number)
+            if watch and (limit := watch.look(number, self.changes, self.ledger.health)):
+                (self.total, self.kept), edited = before, batch.start
+                watch.stop(limit, edited, self.ledger.notes)
+                self.decoder.put_on(self.total)
+                break
             if done:
                 done.keep(self.state_after(number + 1))
             self.tell("batches", number + 1, len(batches))
         self.finish()
+        return edited
+
+    @property
+    def changes(self) -> dict[int, Tensor]:
+        """Layer -> its whole change so far."""
+        names = {self.decoder.parameter_name(layer): layer for layer in self.method.edited}
+        return {names[name]: change for name, change in self.total.changes.items() if name in names}
 
     def state_after(self, batches: int) -> dict[str, Tensor]:
         tensors = {f"change/{name}": change for name, change in self.total.changes.items()}
@@ -213,9 +237,9 @@ class _Sweeps:
                 way.go_on(bare.states([other for other in targets if other >= layer], space=space))
             norms = float(torch.linalg.matrix_norm(change)), float(torch.linalg.matrix_norm(weight))
             left, spent = way.remaining(), perf_counter() - started
-            ledger.rows.append(
-                LedgerRow(batch, layer, step.read, step.share, left, *norms, solution.residual, solution.rank, spent)
-            )
+            solved, lost = (solution.residual, solution.rank), self.rounding(layer, keys, change)
+            row = LedgerRow(batch, layer, step.read, step.share, left, *norms, *solved, spent, lost)
+            ledger.rows.append(row)
             self.tell("layers", i + 1, len(steps))
 
     def update_norm(self, site: Site) -> UpdateNorm:
@@ -237,6 +261,15 @@ class _Sweeps:
 
         return norm
 
+    def rounding(self, layer: int, keys: Float[Tensor, "fact inner"], change: Float[Tensor, "model inner"]) -> float:
+        """|E k| / |dW k| over the facts' keys, with E what rounding the edited weights to the model's dtype did."""
+        decoder = self.decoder
+        if decoder.dtype == decoder.precision:
+            return 0.0
+        exact = decoder.original(layer).to(decoder.precision) + self.total.changes[decoder.parameter_name(layer)]
+        error = decoder.weight(layer).to(decoder.precision) - exact
+        return float(torch.linalg.matrix_norm(keys @ error.T) / torch.linalg.matrix_norm(keys @ change.T))
+
     def past(self, layer: int) -> Float[Tensor, "inner inner"] | None:
         """B: the sum of k k^T over facts edited before this batch."""
         if not self.remember or layer not in self.kept:
@@ -251,6 +284,11 @@ class _Sweeps:
     def finish(self) -> None:
         """What the solver makes of the whole change in the end; most leave it as it is."""
         decoder, layers = self.decoder, self.method.edited
+        if worst := max((row.rounding for row in self.ledger.rows), default=0.0):
+            self.ledger.notes.append(
+                f"rounding the edited weights to {str(decoder.dtype).removeprefix('torch.')} moves the outputs at the "
+                f"facts' keys by up to {worst:.1%} of what the update moves them; the saved edit keeps it unrounded"
+            )
         names = {decoder.parameter_name(layer): layer for layer in layers}
         changes = {
             name: self.method.solver.finish(change, decoder.original(names[name]).to(change))

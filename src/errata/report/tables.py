@@ -75,12 +75,29 @@ def score_grid(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> Grid:
 
 def residual_grid(ledgers: Mapping[str, Mapping[str, Any]]) -> Grid:
     """Row per method: what is left of the way to its last layer's target after each edited layer (spec 6.2)."""
-    layers = sorted({row["edit"] for ledger in ledgers.values() for row in ledger["rows"]})
+    swept = {name: ledger for name, ledger in ledgers.items() if ledger["rows"]}
+    layers = sorted({row["edit"] for ledger in swept.values() for row in ledger["rows"]})
     rows = []
-    for name, ledger in ledgers.items():
+    for name, ledger in swept.items():
         left = {row["edit"]: list(row["remaining"].values())[-1] for row in ledger["rows"]}
         rows.append([name, *(f"{left[layer]:.2f}" if layer in left else "-" for layer in layers)])
     return Grid.plain(["after editing layer", *map(str, layers)], rows)
+
+
+def health_grid(ledgers: Mapping[str, Mapping[str, Any]]) -> Grid:
+    """Row per batch under a guard: shift and perplexity on held-out texts, and the matrix that grew most."""
+    rows = [
+        [
+            name,
+            str(health["batch"] + 1),
+            f"{health['divergence']:.3f}",
+            f"{health['perplexity']:.2f}",
+            f"{max(health['growth'].values()):.3f}",
+        ]
+        for name, ledger in ledgers.items()
+        for health in ledger["health"]
+    ]
+    return Grid.plain(["", "batch", "D_KL on held-out texts", "perplexity, times", "largest |dW| / |W|"], rows)
 
 
 def seconds_grid(ledgers: Mapping[str, Mapping[str, Any]]) -> Grid:

@@ -4,38 +4,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from errata.decoder.decoder import Decoder, Space
+from errata.decoder.decoder import Decoder
 from errata.decoder.memory import is_out_of_memory, tails_at_once
 from errata.decoder.site import FactSite, Site
 from errata.decoder.tails import Row, Stack, Tails
 from errata.errors import NotFinite
-
-
-@dataclass(frozen=True)
-class AnchorSettings:
-    """How an anchor is optimised (spec 1.5)."""
-
-    learning_rate: float = 0.5
-    steps: int = 25
-    """Evaluations of the loss; at most `steps - 1` updates."""
-    clamp: float = 0.75
-    """The largest norm of delta, in norms of the state it is added to."""
-    weight_decay: float = 0.5
-    kl_factor: float = 0.0625
-    stop_loss: float = 0.05
-    loss_layer: int | None = None
-    """Read the target off this block through final norm and head; None: the model's own logits (spec 5.30)."""
-    kl_position: Literal["subject", "last"] = "subject"
-    """Where the essence prompt must not move: at the subject, as published code does, or at its end (spec 5.5)."""
-    squared_decay: bool = False
-    """Penalise |delta|^2 in place of |delta| (spec 5.4)."""
+from errata.targets.search import USUAL, AnchorSettings, Asked, Search
 
 
 @dataclass(frozen=True)
@@ -63,7 +43,7 @@ def optimise_anchors(
     facts: Sequence[int] | None = None,
     packed: bool | None = None,
     at_once: int | None = None,
-    space: Space = "block",
+    search: Search = USUAL,
 ) -> Iterator[tuple[int, Anchor]]:
     """Find z = h0 + delta for many facts, each with its own delta, stop and clamp; yield each as it is done.
 
@@ -71,9 +51,10 @@ def optimise_anchors(
     |delta| <= clamp |h0| after every update (spec 1.5). NLL is the mean over contexts of the mean over target
     tokens; KL is read on "{subject} is a"; h0 is the state of the bare prompt.
 
-    `space` "mlp": z is a down-projection output; a second delta on the attention output is optimised beside it
-    and dropped. Each has its own decay; the MLP delta's ball is measured by the block's output, as published
-    code does (spec 2.7).
+    `search` may say otherwise what is moved, how rows are padded and what is minimised. In its space "mlp" z is a
+    down-projection output; a second delta on the attention output is optimised beside it and dropped, unless
+    `alone`. Each has its own decay; beside an attention delta the MLP delta's ball is measured by the block's
+    output, as published code does (spec 2.7).
 
     A fact that has stopped leaves the batch and the next enters. The evaluation after the last update is not
     made: no update would use it. `facts`: which of the site's (default all). `packed` None: packed tails if
@@ -82,14 +63,13 @@ def optimise_anchors(
     Raises NotFinite if a loss is NaN.
     """
     wanted = list(range(len(site)) if facts is None else facts)
-    places = [site.places[i] for i in wanted]
-    rows = [rows_of(place, settings) for place in places]
+    rows = [rows_of(site.places[i], settings, search) for i in wanted]
     if not rows:
         return
     if packed is None:
         packed = packing_holds(decoder, layer, rows)
-    tails = Tails(decoder, layer, rows, packed, inside=space == "mlp")
-    descent = _Descent(decoder, places, tails, settings)
+    tails = Tails(decoder, layer, rows, packed, inside=search.inside)
+    descent = _Descent(site.part(wanted), rows, tails, settings, search)
     queue = deque(sorted(range(len(rows)), key=tails.size, reverse=True))
     most = at_once or len(rows)
     active: list[int] = []
@@ -123,39 +103,36 @@ def optimise_anchors(
             active, stack = [i for i in active if i not in finished], None
 
 
-def rows_of(place: FactSite, settings: AnchorSettings) -> list[Row]:
-    """The rows of one fact: every context followed by the target but its last token, then the essence prompt."""
-    rewriting = [
-        Row(
-            prompt.ids + place.target[:-1],
-            prompt.decisive,
-            tuple(range(len(prompt.ids) - 1, len(prompt.ids) - 1 + len(place.target))),
-        )
-        for prompt in place.prompts
-    ]
-    essence = place.essence
-    at = essence.decisive if settings.kl_position == "subject" else len(essence.ids) - 1
-    return [*rewriting, Row(essence.ids, essence.decisive, (at,))]
+def rows_of(place: FactSite, settings: AnchorSettings, search: Search = USUAL) -> list[Row]:
+    """The rows of one fact, each with its padding."""
+    rows = search.objective.rows(place, settings)
+    if search.padding == "right":
+        return rows
+    longest = max(len(row.ids) for row in rows)
+    return [replace(row, padding=longest - len(row.ids)) for row in rows]
 
 
 class _Descent:
     """Adam on one delta per fact; what each fact has come to so far."""
 
-    def __init__(self, decoder: Decoder, places: Sequence[FactSite], tails: Tails, settings: AnchorSettings) -> None:
-        self.tails, self.places, self.settings = tails, places, settings
-        shape = (4, len(places), len(tails.parts) or 1, decoder.width)
+    def __init__(
+        self, site: Site, rows: Sequence[list[Row]], tails: Tails, settings: AnchorSettings, search: Search
+    ) -> None:
+        self.site, self.tails, self.settings, self.search = site, tails, settings, search
+        self.asked = [Asked(place, asked) for place, asked in zip(site, rows, strict=True)]
+        shape = (4, len(site), len(tails.parts) or 1, tails.decoder.width)
         self.delta, self.mean, self.square, self.start = torch.zeros(
-            shape, dtype=decoder.precision, device=decoder.device
+            shape, dtype=tails.decoder.precision, device=tails.decoder.device
         )
         self.radius = self.delta.new_zeros(*shape[1:3], 1)
-        self.evaluations = [0] * len(places)
-        self.before: dict[int, Tensor] = {}
+        self.evaluations = [0] * len(site)
+        self.references: dict[int, Tensor] = {}
         self.parts: dict[int, tuple[float, float, float]] = {}
 
     def anchor(self, fact: int) -> Anchor:
         loss, nll, kl = self.parts.get(fact, (float("nan"),) * 3)
         start = self.start[fact, -1].clone()
-        self.before.pop(fact, None)
+        self.references.pop(fact, None)
         return Anchor(start + self.delta[fact, -1], start, loss, nll, kl, self.evaluations[fact])
 
     def step(self, active: Sequence[int], stack: Stack) -> list[int]:
@@ -164,13 +141,13 @@ class _Descent:
             if not self.evaluations[i]:
                 self.start[i] = self.tails.start(i).to(self.start)
                 self.radius[i] = self.settings.clamp * torch.linalg.vector_norm(self.start[i], dim=-1, keepdim=True)
-                self.radius[i, -1] = self.settings.clamp * torch.linalg.vector_norm(self.tails.around(i).to(self.start))
+                if not self.search.alone:
+                    around = self.tails.around(i).to(self.start)
+                    self.radius[i, -1] = self.settings.clamp * torch.linalg.vector_norm(around)
         if self.settings.steps <= 1:
             return list(active)
         delta = self.delta[list(active)].requires_grad_()
-        lens = self.settings.loss_layer
-        lens = None if lens is None else max(lens, self.tails.layer)
-        loss, nll, kl = self._loss(active, delta, *self.tails.logits(stack, delta, lens))
+        loss, nll, kl = self._loss(active, delta, stack)
         if not torch.isfinite(loss).all():
             bad = active[int((~torch.isfinite(loss)).nonzero()[0])]
             raise NotFinite(f"fact {bad}: its anchor's loss is not finite at layer {self.tails.layer}")
@@ -182,27 +159,23 @@ class _Descent:
         self._update([i for i in active if i not in stopped], dict(zip(active, gradient, strict=True)))
         return [i for i in active if i in stopped or self.evaluations[i] >= self.settings.steps - 1]
 
-    def _loss(self, active: Sequence[int], delta: Tensor, read: Tensor, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, NLL and KL of each active fact from packed logits [wanted, vocabulary]."""
-        targets, owner, share, essence = [], [], [], []
-        for slot, i in enumerate(active):
-            place = self.places[i]
-            n = len(place.prompts) * len(place.target)
-            targets += list(place.target) * len(place.prompts) + [0]
-            owner += [slot] * (n + 1)
-            share += [1 / n] * n + [0.0]
-            essence.append(len(targets) - 1)
-        weights, owners = delta.new_tensor(share), torch.tensor(owner, device=delta.device)
-        log_p = read.log_softmax(-1)[range(len(targets)), targets]
-        nll = -delta.new_zeros(len(active)).index_add(0, owners, weights * log_p)
-        now = own[essence].log_softmax(-1)
-        for slot, i in enumerate(active):
-            self.before.setdefault(i, now[slot].detach().clone())
-        kl = (now.exp() * (now - torch.stack([self.before[i] for i in active]))).sum(-1)
+    def _loss(self, active: Sequence[int], delta: Tensor, stack: Stack) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss, NLL and KL of each active fact."""
+        decoder, objective = self.tails.decoder, self.search.objective
+        lens = objective.lens(decoder, self.tails.layer, self.settings)
+        read, own = self.tails.logits(stack, delta, lens)
+        asked = [self.asked[i] for i in active]
+        parts = [one.answers for one in asked]
+        for i, mine, first in zip(active, read.detach().split(parts), own.detach().split(parts), strict=True):
+            if i not in self.references:
+                part = self.site.part([i])
+                self.references[i] = objective.reference(decoder, part, self.asked[i], lens, mine, first).clone()
+        held = [self.references[i] for i in active]
+        main, nll, kl = objective.loss(asked, held, read, own, self.settings)
         norm = torch.linalg.vector_norm(delta, dim=-1)
         size = torch.linalg.vector_norm(self.start[list(active)], dim=-1)
         decay = self.settings.weight_decay * ((norm**2 if self.settings.squared_decay else norm) / size**2).sum(-1)
-        return nll + self.settings.kl_factor * kl + decay, nll, kl
+        return main + decay, nll, kl
 
     def _update(self, facts: list[int], gradients: dict[int, Tensor]) -> None:
         """Adam with its usual constants, then the projection onto the ball of radius clamp |h0|."""

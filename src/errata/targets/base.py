@@ -11,6 +11,7 @@ from torch import Tensor
 
 from errata.decoder.decoder import Decoder, Space
 from errata.decoder.site import Site
+from errata.targets.search import Search
 
 Targets = dict[int, Float[Tensor, "fact model"]]
 """Layer -> the state its block's output shall reach at each fact's decisive token."""
@@ -31,12 +32,17 @@ class Step:
 
 
 class TargetConstruction(ABC):
-    """Where anchors are optimised, what targets follow from them, and in which steps they are worked off.
+    """Where anchors are optimised, what targets follow from them, and in which steps they are worked off."""
 
-    `space`: which of a layer's states anchors, targets and residuals are.
-    """
+    @property
+    def space(self) -> Space:
+        """Which of a layer's states anchors, targets and residuals are."""
+        return "block"
 
-    space: Space = "block"
+    @property
+    def search(self) -> Search:
+        """How its anchors are sought."""
+        return Search(self.space)
 
     @abstractmethod
     def steps(self, window: Sequence[int]) -> list[Step]:

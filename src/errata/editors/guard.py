@@ -1,0 +1,97 @@
+"""Guard: watches a model while it is edited batch after batch, and says when to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import exp
+
+import torch
+from torch import Tensor
+
+from errata.decoder.decoder import Decoder
+from errata.errors import Collapsed
+
+TOKENS = 64
+"""Of each text at most so many tokens are read."""
+
+
+@dataclass(frozen=True)
+class Health:
+    """The state of an edited model after a batch, against the unedited one."""
+
+    batch: int
+    growth: dict[int, float]
+    """Layer -> |dW| / |W| of the whole change so far (Frobenius)."""
+    divergence: float
+    """D_KL(unedited || edited) in nats, mean over the next tokens behind the held-out texts."""
+    perplexity: float
+    """Of the held-out texts, divided by the unedited model's."""
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Limits beyond which a run in batches stops, with the batch before it as its outcome. None: no limit.
+
+    texts: held-out texts. They are read once before the first batch and once after each.
+    """
+
+    texts: Sequence[str] = ()
+    growth: float | None = 1.0
+    divergence: float | None = 1.0
+    perplexity: float | None = 2.0
+
+    def crossed(self, health: Health) -> str | None:
+        """The first limit that is crossed, in words."""
+        worst = max(health.growth, key=lambda layer: health.growth[layer])
+        seen = (
+            (f"|dW| / |W| of layer {worst}", health.growth[worst], self.growth),
+            ("the divergence on held-out texts", health.divergence, self.divergence),
+            ("the growth of perplexity on held-out texts", health.perplexity, self.perplexity),
+        )
+        told = (f"{what} is {value:.3g}, above {limit}" for what, value, limit in seen if limit and not value <= limit)
+        return next(told, None)
+
+
+class Watch:
+    """A guard at work: what the unedited model makes of the texts, to compare with."""
+
+    def __init__(self, guard: Guard, decoder: Decoder) -> None:
+        self.guard, self.decoder = guard, decoder
+        self.rows = [ids for text in guard.texts if len(ids := decoder.token_ids(text)[:TOKENS]) > 1]
+        with decoder.unedited():
+            self.first, self.loss = self.read()
+
+    def look(self, batch: int, changes: Mapping[int, Tensor], seen: list[Health]) -> str | None:
+        """Note the model as it is now in `seen`; the limit it crosses, if any. `changes`: layer -> its whole change."""
+        size = torch.linalg.matrix_norm
+        growth = {
+            layer: float(size(change) / size(self.decoder.original(layer).to(change)))
+            for layer, change in sorted(changes.items())
+        }
+        log_p, loss = self.read()
+        divergence = float((self.first.exp() * (self.first - log_p)).sum(-1).mean()) if self.rows else 0.0
+        seen.append(Health(batch, growth, divergence, exp(min(loss - self.loss, 700.0))))
+        return self.guard.crossed(seen[-1])
+
+    def stop(self, limit: str, edited: int, notes: list[str]) -> None:
+        """Say why the run ends here. Raises Collapsed if there is no batch to fall back on."""
+        if not edited:
+            raise Collapsed(
+                f"after the first batch {limit}. Nothing was kept. Edit fewer facts at a time, preserve more "
+                "(a larger weight in the recipe's solver), or raise the guard's limit."
+            )
+        notes.append(f"stopped after {edited} facts: with the next batch {limit}; that batch was taken back")
+
+    def read(self) -> tuple[Tensor, float]:
+        """Log-probabilities [text, vocabulary] of the token behind each text, and the mean loss of all tokens."""
+        last: list[Tensor] = [torch.empty(0)] * len(self.rows)
+        total, count = 0.0, 0
+        for row, at, logits in self.decoder.logits(self.rows, [range(len(ids)) for ids in self.rows]):
+            log_p = logits.log_softmax(-1)
+            for i, position, values in zip(row.tolist(), at.tolist(), log_p, strict=True):
+                if position + 1 < len(self.rows[i]):
+                    total, count = total - float(values[self.rows[i][position + 1]]), count + 1
+                else:
+                    last[i] = values.to("cpu", copy=True)
+        return torch.stack(last) if last else torch.empty(0), total / max(count, 1)
