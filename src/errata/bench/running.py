@@ -97,9 +97,9 @@ class Bench:
         self.datasets = {name: open_dataset(name) for name in grid.datasets}
         self.results = Results()
 
-    def run(self, compute: bool = True) -> Results:
-        """All cells, or only those finished before. A failure is recorded and the next cell begun; an interrupt leaves
-        every finished cell whole.
+    def run(self, wanted: Callable[[Planned], bool] = lambda plan: True) -> Results:
+        """All cells, those not finished before only if `wanted`. A failure is recorded and the next cell begun; an
+        interrupt leaves every finished cell whole.
 
         `self.results` holds what there is at any time. Raises ErrataError if not even one model can be opened.
         """
@@ -114,28 +114,32 @@ class Bench:
                 self.results.failures.append(Failure(model, f"{type(error).__name__}: {error}"))
                 continue
             for plan in plans:
-                if compute or plan.run is not None:
+                if plan.run is not None or wanted(plan):
                     self._settle(at_hand, plan)
             del at_hand, plans
             gc.collect()
         self.watch.cell("", len(self.grid), len(self.grid))
         return self.results
 
+    def plans(self) -> Iterator[Planned]:
+        """All cells of all models, in the order they are run. Opens the models, and computes nothing."""
+        for model in self.grid.models:
+            yield from planned(self.grid, self.datasets, self._opened(model), self.out)
+
     def reckon(self) -> Reckoning:
         """What `run` would do. Opens the models, and computes nothing."""
         found = Reckoning()
-        for model in self.grid.models:
-            for plan in planned(self.grid, self.datasets, self._opened(model), self.out):
-                done = plan.run is not None
-                if plan.cell.method == UNEDITED:
-                    found.unedited += not done
-                    continue
-                found.cells += 1
-                found.done += done
-                found.failed += (plan.folder / FAILED).is_file()
-                if not done:
-                    for where, names in anchors_needed(plan).items():
-                        found.anchors.setdefault(where, set()).update(names)
+        for plan in self.plans():
+            done = plan.run is not None
+            if plan.cell.method == UNEDITED:
+                found.unedited += not done
+                continue
+            found.cells += 1
+            found.done += done
+            found.failed += (plan.folder / FAILED).is_file()
+            if not done:
+                for where, names in anchors_needed(plan).items():
+                    found.anchors.setdefault(where, set()).update(names)
         return found
 
     def _opened(self, model: str) -> AtHand:

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from errata.bench import Bench, Dataset, Grid, Reckoning, Results, Watch, read_grid
+from errata.bench.cluster import run_on_ray
 from errata.bench.settings import parse_values
 from errata.cli.console import (
     CorpusName,
@@ -65,6 +66,9 @@ def bench(
     dtype: Dtype = None,
     device: Device = None,
     practice: Practice = None,
+    ray: Annotated[
+        str | None, typer.Option(help="Run cells on a Ray cluster: its address, `auto`, or `local` for this machine.")
+    ] = None,
     paper: Annotated[Listed, typer.Option(help="Print the scores beside this table of the paper.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the cells and tables.")] = Path(
         "runs/bench"
@@ -80,33 +84,34 @@ def bench(
     path = Path(what) if what.endswith((".yaml", ".yml")) else None
     given: dict[str, Any] = {"models": None if path else what, "methods": methods, "datasets": dataset}
     given |= {"edits": _numbers(edits), "seeds": _numbers(seeds), "sweep": _swept(sweep), "split": split}
-    given |= {
-        "probes": probes,
-        "recipe": recipe,
-        "corpus": corpus,
-        "practice": practice,
-        "dtype": dtype,
-        "device": device,
-    }
+    given |= {"probes": probes, "recipe": recipe, "corpus": corpus, "practice": practice}
     given |= {"dtype": dtype, "device": device, "paper": paper}
     grid = read_grid(path, given)
     beside = paper_table(grid.paper) if grid.paper else None
-    with _bars() as watch:
-        bench = Bench(
+    command = " ".join(["errata", *sys.argv[1:]])
+
+    def made(watch: Watch | None = None) -> Bench:
+        return Bench(
             grid,
-            output,
+            output.absolute(),
             lambda model: open_decoder(model, grid.dtype, grid.device, trust_remote_code),
             lambda name: _dataset(name, grid),
             lambda model: corpus_of(model, grid.corpus),
             store=Store.default(),
             watch=watch,
-            command=" ".join(["errata", *sys.argv[1:]]),
+            command=command,
         )
+
+    with _bars() as watch:
+        bench = made(watch)
         if dry_run:
             reckoning = bench.reckon()
         else:
             try:
-                bench.run(compute=not finished)
+                if ray and not finished:
+                    bench.results = run_on_ray(bench, made, ray)
+                else:
+                    bench.run((lambda plan: False) if finished else (lambda plan: True))
             finally:
                 results = bench.results
                 failed = [failure.label for failure in results.failures]
