@@ -111,20 +111,22 @@ class Sibling(Method):
         return [f"editors.{self.name}.{f.name}" for f in fields(self.kind)]  # type: ignore[arg-type]
 
 
-FE = "From Backward Spreading to Forward Replay, arXiv 2605.00358"
-MEMIT = "MEMIT, arXiv 2210.07229"
-BLUE = "BLUE, arXiv 2502.03748"
-PMET = "PMET, arXiv 2308.08742"
-ADAEDIT = "AdaEdit, after the FE repository's reading of it"
-ROME = "ROME with a consistent key, arXiv 2202.05262; the anchor is a block's output"
-ALPHAEDIT = "AlphaEdit, arXiv 2410.02355"
-RECT = "RECT, arXiv 2401.04700"
-PRUNE = "PRUNE, arXiv 2405.16821"
-EMMET = "EMMET, arXiv 2403.14236"
-FT_M = "fine-tuning with a mask on the prompt (FT-M), as in EasyEdit"
-LOCFT_BF = "LocFT-BF: breadth first, one matrix, as in ICT-STAR/LocFT"
-WISE = "WISE, arXiv 2405.14768"
-RLEDIT = "RLEdit, arXiv 2502.05759"
+FE = "FE 2605.00358"
+MEMIT = "MEMIT 2210.07229"
+BLUE = "BLUE 2502.03748"
+BLUE_IN_FE = "BLUE as in FE's code"
+PMET = "PMET 2308.08742"
+ADAEDIT = "AdaEdit as in FE's code"
+ROME = "ROME 2202.05262"
+ALPHAEDIT = "AlphaEdit 2410.02355"
+RECT = "RECT 2401.04700"
+PRUNE = "PRUNE 2405.16821"
+EMMET = "EMMET 2403.14236"
+FT_M = "FT-M, EasyEdit"
+LOCFT_BF = "LocFT-BF, ICT-STAR"
+WISE = "WISE 2405.14768"
+RLEDIT = "RLEdit 2502.05759"
+ERRATA = "errata"
 
 
 def _layers(first: float, last: float) -> Callable[[int], Mapping[str, Any]]:
@@ -136,11 +138,11 @@ METHODS: dict[str, Method] = {
     "onelayer": Pair(SingleLayer(), LeastSquares(), FE),
     "memit": Pair(BackwardSpreading(), LeastSquares(), MEMIT),
     "memit-whole": Pair(BackwardSpreading("whole"), LeastSquares(), FE),
-    "memit-sqrt": Pair(BackwardSpreading("sqrt"), LeastSquares(), f"MEMIT with the share of {PMET}"),
+    "memit-sqrt": Pair(BackwardSpreading("sqrt"), LeastSquares(), PMET),
     "memit+fe": Pair(ForwardReplay(), LeastSquares(), FE),
-    "memit+gr": Pair(GraduatedReplay(), LeastSquares(), "errata: graduated replay"),
+    "memit+gr": Pair(GraduatedReplay(), LeastSquares(), ERRATA),
     "blue": Pair(BoundaryLayers(), LeastSquares(), BLUE),
-    "blue-unedited": Pair(BoundaryLayers(anew=False), LeastSquares(), f"BLUE as read by {FE}"),
+    "blue-unedited": Pair(BoundaryLayers(anew=False), LeastSquares(), BLUE_IN_FE),
     "every-layer": Pair(EveryLayer(), LeastSquares(), FE),
     "pmet": Pair(BackwardSpreading("sqrt", space="mlp"), LeastSquares(), PMET),
     "adaedit": Pair(BackwardSpreading(space="mlp"), Truncated(LeastSquares()), ADAEDIT),

@@ -23,18 +23,22 @@ def methods(
         rows = [[r.name, ", ".join(map(str, r.window)), ", ".join(r.models)] for r in known_recipes().values()]
         show(Grid.plain(["recipe", "window", "models"], rows, 3))
         return
-    shown = [[name, *axes(row), ", ".join(sorted(row.needs)), row.paper] for name, row in METHODS.items()]
-    show(Grid.plain(["method", "targets", "solver", "needs", "after"], shown, 5))
-    out.print("needs: statistics come from a corpus (--corpus), contexts from the model, practice from other cases")
+    shown = [[name, *axes(row), needed(row), row.paper] for name, row in METHODS.items()]
+    show(Grid.plain(["method", "targets", "solver", "needs", "after (arXiv)"], shown, 5))
+    out.print("needs: a corpus to gather key statistics from (--corpus), or cases to learn from (--practice)")
+
+
+def needed(row: Method) -> str:
+    """What whoever runs it must give besides a model and facts."""
+    return "corpus" if "statistics" in row.needs else "practice" if "practice" in row.needs else "-"
 
 
 def axes(row: Method) -> tuple[str, str]:
-    """The two axes of locate-then-edit; of another kind of editor, its name and what the row fixes."""
+    """The two axes of locate-then-edit; of another kind of editor, its name."""
     if isinstance(row, Pair):
         return told(row.construction), told(row.solver)
     assert isinstance(row, Sibling)
-    fixed = ", ".join(f"{name}={value}" for name, value in row.fixed.items())
-    return row.kind.__name__ + (f"({fixed})" if fixed else ""), "-"
+    return row.kind.__name__, "-"
 
 
 def told(part: TargetConstruction | Solver) -> str:
@@ -45,5 +49,5 @@ def told(part: TargetConstruction | Solver) -> str:
         if isinstance(value, Solver):
             changed.append(told(value))
         elif value != f.default:
-            changed.append(f"{f.name}={value}")
+            changed.append(f"{f.name}={value}" if isinstance(value, bool) else str(value))
     return type(part).__name__ + (f"({', '.join(changed)})" if changed else "")
