@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -24,10 +24,11 @@ from errata.decoder.layout import DecoderLayout, blocks_of, layout_of, linear_sh
 from errata.decoder.memory import tokens_at_once
 from errata.decoder.site import Prompt, Tokens
 from errata.delta import WeightDelta
-from errata.errors import AlreadyEdited, ModelError, NotFinite, StoreError, WindowOutside, WrongModel
+from errata.errors import AlreadyEdited, ModelError, NotFinite, StoreError, UnsupportedModel, WindowOutside, WrongModel
 
 FINGERPRINT_SAMPLES = 4096
 KEPT_LOGITS = 1 << 29
+UNITS_AT_ONCE = 1024
 
 
 Space = Literal["block", "mlp"]
@@ -41,6 +42,9 @@ class Decoder:
         self, model: PreTrainedModel, tokenizer: Any, layout: DecoderLayout | None = None, name: str = ""
     ) -> None:
         self.model = model.eval().requires_grad_(False)
+        for module in model.modules():
+            if type(module).__name__ == "Linear4bit":  # bitsandbytes' fast path on CPUs passes no gradient back
+                module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
         self.tokenizer = tokenizer
         self.layout = layout or layout_of(model)
         self.name = name or model.config.name_or_path or model.config.model_type
@@ -50,7 +54,7 @@ class Decoder:
         self._originals: dict[str, Tensor] = {}
         self._known: dict[tuple[int, ...], Tensor] = {}
         self.grafted: Graft | None = None
-        self._wires = ExitStack()
+        self._wires, self._carriers = ExitStack(), ExitStack()
         self._prompts: Sequence[int] | None = None
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
 
@@ -98,7 +102,9 @@ class Decoder:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.down_projection(0).weight.dtype  # type: ignore[return-value]
+        """What states are computed in; of a quantised model, the dtype of the parts that are not."""
+        stored: torch.dtype = self.down_projection(0).weight.dtype  # type: ignore[assignment]
+        return stored if stored.is_floating_point else self.model.get_input_embeddings().weight.dtype
 
     @property
     def precision(self) -> torch.dtype:
@@ -145,7 +151,7 @@ class Decoder:
     def check_finite(self) -> None:
         """Raises NotFinite naming the first parameter that holds NaN or infinity."""
         for name, parameter in self.model.named_parameters():
-            if not torch.isfinite(parameter).all():
+            if parameter.is_floating_point() and not torch.isfinite(parameter).all():
                 raise NotFinite(f"{self.name}: {name} holds NaN or infinite values; the checkpoint is damaged")
 
     # -- text ------------------------------------------------------------------------------------------
@@ -171,17 +177,50 @@ class Decoder:
         """Full name of the edited matrix of a block."""
         return self._names[id(self.down_projection(layer).weight)]
 
+    def is_dense(self, name: str) -> bool:
+        """Whether a matrix can be overwritten exactly. One stored in 8 or 4 bits cannot: its change is carried beside.
+
+        What it gives is then its own output plus change @ input, so nothing is quantised a second time.
+        """
+        stored = self._parameter(name).data
+        return type(stored) is Tensor and stored.is_floating_point()
+
+    def check_dense(self, names: Iterable[str]) -> None:
+        """Raises UnsupportedModel for a matrix that is stored in fewer bits, which nothing can be trained through."""
+        if packed := [name for name in names if not self.is_dense(name)]:
+            raise UnsupportedModel(
+                f"{packed[0]} of {self.name} is stored in fewer bits and cannot be trained. Nothing was changed. Use a "
+                "locate-then-edit method, or load the model in bfloat16."
+            )
+
     def weight(self, layer: int) -> Float[Tensor, "model inner"]:
         """The edited matrix of a block as it is now, in the orientation of the mathematics."""
+        if not self.is_dense(name := self.parameter_name(layer)):
+            change = self.change.changes.get(name) if self.change else None
+            return self.original(layer) if change is None else self.original(layer) + change.to(self.device)
         module = self.down_projection(layer)
         weight: Tensor = module.weight.detach()  # type: ignore[operator]
         return weight.T if isinstance(module, Conv1D) else weight
 
     def original(self, layer: int) -> Float[Tensor, "model inner"]:
-        """The edited matrix of a block as it was loaded."""
+        """The edited matrix of a block as it was loaded; de-quantised if it is stored in fewer bits."""
         name = self.parameter_name(layer)
+        if not self.is_dense(name):
+            return self._dequantised(self.down_projection(layer))
         weight = self._originals.get(name, self._parameter(name).detach())
         return weight.T if self._is_transposed(name) else weight
+
+    @torch.no_grad()
+    def _dequantised(self, module: nn.Module) -> Float[Tensor, "model inner"]:
+        """The matrix that a linear module multiplies by, read off the unit vectors; `forward` knows no hooks."""
+        model, inner = linear_shape(module)
+        bias = getattr(module, "bias", None)
+        found = torch.empty(model, inner, dtype=self.precision, device=self.device)
+        for start in range(0, inner, UNITS_AT_ONCE):
+            units = torch.eye(inner, dtype=self.dtype, device=self.device)[start : start + UNITS_AT_ONCE]
+            given = module.forward(units).to(self.precision)
+            found[:, start : start + UNITS_AT_ONCE] = (given if bias is None else given - bias).T
+        return found
 
     def put_on(self, delta: WeightDelta) -> None:
         """Make the weights original + delta, in place of any change they carried.
@@ -192,15 +231,26 @@ class Decoder:
         """
         self.check_fits(delta)
         self._ungraft()
+        self._carriers.close()
         for name in [name for name in self._originals if name not in delta.changes]:
             self._parameter(name).data.copy_(self._originals.pop(name))
         for name, change in delta.changes.items():
+            if not self.is_dense(name):
+                continue
             parameter = self._parameter(name)
             original = self._originals.setdefault(name, parameter.detach().clone())
             oriented = change.T if self._is_transposed(name) else change
             exact = torch.promote_types(original.dtype, torch.promote_types(change.dtype, torch.float32))
             parameter.data.copy_(original.to(exact) + oriented.to(original.device, exact))
         self.change = delta if delta.changes else None
+        self._carry()
+
+    def _carry(self) -> None:
+        """Let modules that are not dense give their changes' share too."""
+        for name, change in self.change.changes.items() if self.change else ():
+            if not self.is_dense(name):
+                module = self.model.get_submodule(name.rpartition(".")[0])
+                self._carriers.enter_context(hooks.stand_in(module, _beside(change.to(self.device, self.precision))))
 
     def check_fits(self, delta: WeightDelta) -> None:
         """Raises WrongModel or NotFinite if `delta` cannot be put on; changes nothing."""
@@ -213,7 +263,9 @@ class Decoder:
         for name, change in delta.changes.items():
             if name not in known:
                 raise WrongModel(f"this edit changes {name!r}, which {self.name} does not have")
-            shape = tuple(known[name].shape)[:: -1 if self._is_transposed(name) else 1]
+            module = self.model.get_submodule(name.rpartition(".")[0])
+            linear = isinstance(module, nn.Linear | Conv1D)
+            shape = linear_shape(module) if linear else tuple(known[name].shape)
             if tuple(change.shape) != shape:
                 raise WrongModel(f"{name}: the change has shape {tuple(change.shape)}, expected {shape}")
             if not torch.isfinite(change).all():
@@ -242,6 +294,7 @@ class Decoder:
     def restore(self) -> None:
         """Put every original back, bit for bit."""
         self._ungraft()
+        self._carriers.close()
         for name, original in self._originals.items():
             self._parameter(name).data.copy_(original)
         self._originals.clear()
@@ -252,6 +305,7 @@ class Decoder:
         """Inside, the model is exactly as loaded, without a graft; afterwards edited again."""
         graft = self.grafted
         self._ungraft()
+        self._carriers.close()
         swapped = {name: self._parameter(name).detach().clone() for name in self._originals}
         try:
             for name, original in self._originals.items():
@@ -260,6 +314,7 @@ class Decoder:
         finally:
             for name, edited in swapped.items():
                 self._parameter(name).data.copy_(edited)
+            self._carry()
             if graft is not None:
                 self.graft(graft)
 
@@ -273,6 +328,11 @@ class Decoder:
             raise StoreError(f"{folder} exists; nothing was written. Choose another folder for the checkpoint.")
         if self.grafted is not None:
             raise StoreError(f"{self.name} carries a graft, which a checkpoint cannot hold; save the edit instead.")
+        if self.change and not all(map(self.is_dense, self.change.changes)):
+            raise StoreError(
+                f"{self.name} is stored in fewer bits, and its edit is carried beside it; a checkpoint would have to "
+                "quantise it again. Save the edit instead."
+            )
         made = folder.with_name(f".{folder.name}.part")
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -435,7 +495,7 @@ class Decoder:
             projections = {str(layer): self.down_projection(layer) for layer in layers}
             with torch.no_grad(), hooks.capture(projections, inputs=True) as seen:
                 self.run(ids, leave=max(layers), prompts=[len(row) for row in batch])
-            yield {layer: seen[str(layer)].reshape(*ids.shape, -1)[real] for layer in layers}
+            yield {layer: seen.pop(str(layer)).reshape(*ids.shape, -1)[real] for layer in layers}
 
     @torch.no_grad()
     def generate(
@@ -599,3 +659,8 @@ def _grouped(rows: Iterable[Sequence[int]], budget: int) -> Iterator[list[Sequen
         group.append(row)
     if group:
         yield group
+
+
+def _beside(change: Float[Tensor, "model inner"]) -> Callable[[Tensor, Tensor], Tensor]:
+    """What a module gives once its matrix has changed: its own output plus change @ input."""
+    return lambda inputs, output: (output + inputs.to(change.dtype) @ change.T).to(output.dtype)

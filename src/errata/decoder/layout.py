@@ -108,6 +108,8 @@ def discover(model: PreTrainedModel) -> DecoderLayout:
 
 def linear_shape(linear: nn.Module) -> tuple[int, int]:
     """(out, in) of a Linear or Conv1D, by module type and never by comparing sizes."""
+    if isinstance(linear, nn.Linear):  # the stored weight of a quantised one may be packed
+        return linear.out_features, linear.in_features
     rows, columns = linear.weight.shape  # type: ignore[misc]
     return (columns, rows) if isinstance(linear, Conv1D) else (rows, columns)
 

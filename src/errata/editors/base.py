@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor
 
 from errata.decoder.decoder import Decoder
+from errata.decoder.memory import Peak
 from errata.decoder.site import Contexts
 from errata.delta import WeightDelta, read_tensors, write_tensors
 from errata.editors.guard import Guard, Health
@@ -221,8 +222,12 @@ class Pipeline(ABC):
         """Edit the decoder, going on from `past` if given. On any failure or interrupt it is left as it was."""
 
     @abstractmethod
-    def memory(self, decoder: Decoder, facts: int) -> dict[str, int]:
-        """Bytes that editing so many facts needs beside the model, by what they hold."""
+    def memory(self, decoder: Decoder, facts: int, free: int | None = None) -> dict[str, Peak]:
+        """Stage -> what it holds at most beside the model when so many facts are edited at once.
+
+        Stages come one after another, so the largest counts, not the sum. Passes are made as large as the memory
+        allows: `free` is what the model's device has left, None to ask the device.
+        """
 
     def describe(self) -> dict[str, Any]:
         """All settings, in words or JSON types."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from errata.decoder import hooks
 from errata.decoder.decoder import Decoder, in_batches
-from errata.decoder.memory import free_memory, tails_at_once
+from errata.decoder.memory import Peak, descent_peak, free_memory, tails_at_once
 from errata.delta import WeightDelta
 from errata.editors.base import Edit, Ledger, Outcome, Pipeline, Progress, Supplies, WeightEdit, weights_of
 from errata.editors.guard import Guard, Watch
@@ -52,10 +52,12 @@ class FineTuning(Pipeline):
     def edited(self) -> list[int]:
         return sorted(self.layers)
 
-    def memory(self, decoder: Decoder, facts: int) -> dict[str, int]:
+    def memory(self, decoder: Decoder, facts: int, free: int | None = None) -> dict[str, Peak]:
+        """Originals as they are and as trained from, weights, gradients, moments; and a batch's passes."""
         size = sum(decoder.inner(layer) for layer in self.layers) * decoder.width
-        held = {"originals": size * decoder.dtype.itemsize}
-        return held | {"weights, gradients and moments": 5 * size * decoder.precision.itemsize}
+        held = size * (decoder.dtype.itemsize + 5 * decoder.precision.itemsize)
+        passes = descent_peak(decoder, min(self.layers), min(facts, self.batch_size), free=free)
+        return {"training": Peak(held + passes)}
 
     def run(
         self, decoder: Decoder, facts: Sequence[Fact], supplies: Supplies, schedule: Schedule, past: Edit | None
@@ -83,6 +85,7 @@ class FineTuning(Pipeline):
         """
         check_facts([*(past.facts if past else []), *facts])
         decoder.check_window(self.layers)
+        decoder.check_dense(map(decoder.parameter_name, self.layers))
         before = decoder.change
         if past is None or (before is not None and before.digest != past.delta.digest):
             decoder.check_unedited()

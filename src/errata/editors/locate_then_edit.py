@@ -13,7 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from errata.decoder.corpus import TOKENS_PER_DIMENSION
 from errata.decoder.decoder import Decoder, Frontier
+from errata.decoder.memory import ROOM, USUAL, Peak, anchor_peak, free_memory, gathering_peak, pass_peak, place_for
 from errata.decoder.site import Contexts, Site
 from errata.delta import WeightDelta
 from errata.editors.base import Edit, Ledger, LedgerRow, Outcome, Pipeline, Progress, Supplies, WeightEdit, weights_of
@@ -21,7 +23,8 @@ from errata.editors.guard import Guard, Watch
 from errata.editors.schedule import AT_ONCE, Checkpoint, Schedule, under
 from errata.errors import StatisticsError
 from errata.fact import Fact, check_facts
-from errata.solvers import LinearSystem, Prepared, Solver
+from errata.solvers import LinearSystem, NullSpace, Prepared, Solver
+from errata.solvers.wrapper import Wrapper
 from errata.statistics import KeyStatistics
 from errata.store import Store
 from errata.targets import AnchorSettings, TargetConstruction, Targets, UpdateNorm, optimise_anchors
@@ -59,15 +62,39 @@ class LocateThenEdit(Pipeline):
             "anchor": asdict(self.anchor),
         }
 
-    def memory(self, decoder: Decoder, facts: int) -> dict[str, int]:
-        layers = set(self.edited)
+    def memory(self, decoder: Decoder, facts: int, free: int | None = None) -> dict[str, Peak]:
+        """See Pipeline. In batches a solve holds one matrix [inner, inner] more, and what a wrapper does is left out.
+
+        The statistics stay in main memory from when they are gathered; read back from the store they are mapped, so
+        that the system may drop what it needs the room for. Factors are made and dropped layer by layer.
+        """
+        layers, apart = sorted(set(self.edited)), decoder.device.type != "cpu"
         inner, width = max(decoder.inner(layer) for layer in layers), decoder.width
-        copies = decoder.dtype.itemsize + decoder.precision.itemsize
+        size, precision, stems = decoder.dtype.itemsize, decoder.precision.itemsize, facts * USUAL.prompts * USUAL.stem
+        moments, sums = len(layers) * inner**2 * 8, gathering_peak(decoder, layers, TOKENS_PER_DIMENSION * inner, free)
+        stored = moments + inner**2 * 8  # one is copied while it is written
+        sweep = stems * width * size + facts * (2 * USUAL.prompts * inner + len(layers) * width) * precision
+        changes = len(layers) * inner * width * (size + precision)
+        solve = self.solve_peak(inner, width, facts, apart)
+        free = free_memory(decoder.device) if free is None else free
+        inside = apart and solve + changes + sweep <= ROOM * free
+        swapped = 3 * inner * width * precision
+        anchored = self.construction.anchored(self.window)
         return {
-            "statistics": len(layers) * inner**2 * 8,
-            "solve": (2 * inner**2 + 3 * facts * inner + 2 * inner * width) * 8,
-            "originals and changes": len(layers) * inner * width * copies,
+            "statistics": Peak(sums, stored) if apart else Peak(max(sums, stored)),
+            "anchors": Peak(max(anchor_peak(decoder, layer, facts, free) for layer in anchored), moments),
+            "keys": Peak(sweep + changes + pass_peak(decoder, stems, free), moments),
+            "solve": Peak(sweep + changes + max(swapped, solve * inside), moments + solve * (not inside)),
         }
+
+    def solve_peak(self, inner: int, width: int, facts: int, apart: bool = True) -> int:
+        """Bytes that factor and solve of one layer hold at most; `apart`: with a copy of its statistics."""
+        solver = self.solver
+        while isinstance(solver, Wrapper):
+            solver = solver.solver
+        factoring, kept = (3, 2) if isinstance(solver, NullSpace) else (1, 1)
+        answers = 4 * inner * width + 4 * facts * inner + (facts >= inner) * inner**2
+        return 8 * max((factoring + apart) * inner**2, kept * inner**2 + answers)
 
     def run(
         self, decoder: Decoder, facts: Sequence[Fact], supplies: Supplies, schedule: Schedule, past: Edit | None
@@ -225,9 +252,9 @@ class _Sweeps:
                 keys, bare_keys = averaged(every, site.contexts), bare_of(every, site.contexts)
                 residuals = step.share * (targets[step.read] - way.states[step.read])
             with ledger.timed("solve"):
-                prepared = solver.prepare(self.statistics[layer].moment, self.past(layer), layer=layer)
                 weight = decoder.weight(layer).to(decoder.precision)
-                solution = solver.solve(LinearSystem(keys, residuals, weight, layer, bare_keys), prepared)
+                system = LinearSystem(keys, residuals, weight, layer, bare_keys)
+                solution = solver.solve(system, self.prepared(layer, len(site)))  # no name: the next layer's is large
                 change = solution.change.to(decoder.device, decoder.precision)
                 self.total += WeightDelta(decoder.fingerprint, {decoder.parameter_name(layer): change})
                 decoder.put_on(self.total)
@@ -238,6 +265,7 @@ class _Sweeps:
             norms = float(torch.linalg.matrix_norm(change)), float(torch.linalg.matrix_norm(weight))
             left, spent = way.remaining(), perf_counter() - started
             solved, lost = (solution.residual, solution.rank), self.rounding(layer, keys, change)
+            del solution, system
             row = LedgerRow(batch, layer, step.read, step.share, left, *norms, *solved, spent, lost)
             ledger.rows.append(row)
             self.tell("layers", i + 1, len(steps))
@@ -250,8 +278,8 @@ class _Sweeps:
         @cache
         def known(layer: int) -> tuple[Tensor, Tensor, Tensor, Prepared]:
             every = self.decoder.keys(prompts, [layer])[layer]
-            prepared = solver.prepare(self.statistics[layer].moment, self.past(layer), layer=layer)
             weight = self.decoder.weight(layer).to(self.decoder.precision)
+            prepared = self.prepared(layer, len(site))
             return averaged(every, site.contexts), bare_of(every, site.contexts), weight, prepared
 
         def norm(layer: int, residuals: Tensor) -> float:
@@ -269,6 +297,13 @@ class _Sweeps:
         exact = decoder.original(layer).to(decoder.precision) + self.total.changes[decoder.parameter_name(layer)]
         error = decoder.weight(layer).to(decoder.precision) - exact
         return float(torch.linalg.matrix_norm(keys @ error.T) / torch.linalg.matrix_norm(keys @ change.T))
+
+    def prepared(self, layer: int, facts: int) -> Prepared:
+        """What the solver makes of a layer's statistics: beside the layer's weight if there is room, else on the host."""
+        weight = self.decoder.weight(layer)
+        needed = self.method.solve_peak(weight.shape[1], weight.shape[0], facts)
+        moment = self.statistics[layer].moment.to(place_for(needed, weight.device))
+        return self.method.solver.prepare(moment, self.past(layer), layer=layer)
 
     def past(self, layer: int) -> Float[Tensor, "inner inner"] | None:
         """B: the sum of k k^T over facts edited before this batch."""

@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from errata.decoder import hooks
 from errata.decoder.decoder import Decoder
+from errata.decoder.memory import Peak, descent_peak
 from errata.delta import WeightDelta
 from errata.editors.base import Edit, Ledger, Outcome, Pipeline, Progress, Supplies, WeightEdit, weights_of
 from errata.editors.hypernetwork import Hypernetwork, Network
@@ -66,9 +67,11 @@ class RLEdit(Pipeline):
     def edited(self) -> list[int]:
         return sorted(self.layers)
 
-    def memory(self, decoder: Decoder, facts: int) -> dict[str, int]:
+    def memory(self, decoder: Decoder, facts: int, free: int | None = None) -> dict[str, Peak]:
+        """Matrices, shifts and their gradients, and the passes of a few rows."""
         sizes = [decoder.model.get_parameter(name).numel() for name in self.names(decoder)]
-        return {"matrices, shifts and their gradients": 5 * sum(sizes) * decoder.precision.itemsize}
+        passes = descent_peak(decoder, min(self.layers), self.rows_at_once, free=free)
+        return {"training": Peak(5 * sum(sizes) * decoder.precision.itemsize + passes)}
 
     def run(
         self, decoder: Decoder, facts: Sequence[Fact], supplies: Supplies, schedule: Schedule, past: Edit | None
@@ -191,6 +194,7 @@ class RLEdit(Pipeline):
                     f"{', '.join(linears)}"
                 )
             found += [known[id(linears[name].weight)] for name in modules]
+        decoder.check_dense(found)
         return found
 
     def made_of(self, decoder: Decoder, practice: Sequence[Practice]) -> dict[str, object]:

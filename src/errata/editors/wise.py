@@ -13,6 +13,7 @@ from torch import Tensor
 from errata.decoder import hooks
 from errata.decoder.contexts import generate_contexts
 from errata.decoder.decoder import Decoder, pad
+from errata.decoder.memory import Peak, descent_peak
 from errata.decoder.site import Contexts
 from errata.editors.base import Edit, Ledger, Outcome, Pipeline, Progress, Supplies
 from errata.editors.lesson import Lesson, answer_losses, log_probabilities
@@ -101,10 +102,12 @@ class Wise(Pipeline):
     def edited(self) -> list[int]:
         return [self.layer]
 
-    def memory(self, decoder: Decoder, facts: int) -> dict[str, int]:
+    def memory(self, decoder: Decoder, facts: int, free: int | None = None) -> dict[str, Peak]:
+        """The memories; weight, side weight, mask and gradients; and the passes of one fact under its contexts."""
         size = decoder.inner(self.layer) * decoder.width * decoder.precision.itemsize
-        shards = ceil(facts / self.save_every)
-        return {"memories": shards * size, "weight, side weight, mask and gradients": 5 * size}
+        memories = ceil(facts / self.save_every)
+        passes = descent_peak(decoder, self.layer, len(STARTS) * len(LENGTHS) + 1, free=free)
+        return {"training": Peak((memories + 5) * size + passes)}
 
     def run(
         self, decoder: Decoder, facts: Sequence[Fact], supplies: Supplies, schedule: Schedule, past: Edit | None
