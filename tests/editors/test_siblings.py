@@ -149,3 +149,13 @@ def digest(outcome: Outcome) -> Any:
         return outcome.edit.delta.digest
     assert isinstance(outcome.edit, SideMemory)
     return [(side.change.tolist(), side.threshold) for side in outcome.edit.sides]
+
+
+def test_the_editor_scores_the_model_as_it_is_now() -> None:
+    editor = sibling(decoder_of("llama"), "memit")
+    before = editor.evaluate(PRACTICE, "specificity")
+    assert before["specificity_kl"].value == 0
+    outcome = editor.edit(FACTS)
+    assert editor.evaluate(PRACTICE, "specificity")["specificity_kl"].value > 0
+    outcome.restore()
+    assert editor.evaluate(PRACTICE, "specificity")["specificity_kl"].per_case == before["specificity_kl"].per_case
