@@ -41,7 +41,9 @@ def test_the_readmes_session_changes_a_fact_and_undoes_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     names = run_examples("README.md")
-    assert capsys.readouterr().out == "The mother tongue of Voltaire is | French. | Russian.\n"
+    said, divergence = capsys.readouterr().out.splitlines()
+    assert said == "The mother tongue of Voltaire is | French. | Russian."
+    assert 0 < float(divergence) < 0.01
     decoder = names["editor"].decoder
     ids = [decoder.token_ids(names["facts"][0].text)]
     assert decoder.decode(decoder.generate(ids, 1)[0]).strip() == "French"
