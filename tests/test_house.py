@@ -14,11 +14,11 @@ import errata
 ROOT = Path(errata.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = {
-    0: {"errors", "fact", "delta", "statistics", "store"},
+    0: {"errors", "fact", "delta", "statistics", "store", "upkeep", "fleet"},
     1: {"decoder", "solvers"},
     2: {"targets", "evaluate"},
     3: {"editors", "methods", "recipe", "editor"},
-    4: {"pocket", "cli", "bench"},
+    4: {"pocket", "cli", "bench", "study", "__main__"},
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms} | {"report": 0}
 
@@ -58,7 +58,7 @@ def test_imports_point_downwards(file: Path) -> None:
     if FLOOR[mine] in (1, 2):
         beside = {other for other in others if FLOOR[str(other)] == FLOOR[mine]}
         assert not beside, f"{mine} imports {beside} beside it"
-    assert not others & ({"pocket", "cli"} - ({"pocket"} if mine == "cli" else set()))
+    assert not others & ({"pocket", "cli"} - {"cli": {"pocket"}, "__main__": {"cli"}}.get(mine, set()))
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,8 @@ def test_imports_point_downwards(file: Path) -> None:
         ("targets", {"errata.solvers", "errata.editors"}),
         ("evaluate", {"errata.solvers", "errata.editors", "errata.targets"}),
         ("editors", {"errata.evaluate", "errata.report", "errata.cli"}),
+        ("study", {"errata.bench", "errata.cli", "errata.pocket"}),
+        ("bench", {"errata.study"}),
     ],
 )
 def test_rooms_do_not_know_what_they_must_not(room_name: str, forbidden: set[str]) -> None:
@@ -84,6 +86,13 @@ def test_hooks_are_registered_in_one_file() -> None:
             text = file.read_text(encoding="utf-8")
             assert "register_forward" not in text, file
             assert ".forward =" not in text, file
+
+
+def test_one_file_knows_of_other_processes() -> None:
+    for file in FILES:
+        if file.name != "fleet.py":
+            known = {name for name in imports(file) if f"{name}.".startswith(("accelerate.", "torch.distributed."))}
+            assert not known, f"{file} imports {known}"
 
 
 def test_no_file_is_a_drawer_for_everything() -> None:

@@ -1,14 +1,24 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 import threading
+import time
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError, safe_open
 
+from benchmarks import soak
+from errata import store as store_room
+from errata.delta import write_tensors
 from errata.errors import StoreError
-from errata.store import DamagedShard, Store, canonical
+from errata.store import DamagedShard, Store, StoreFull, canonical
 
 MADE_OF = {"weights": "3f9c", "layer": 5, "lr": 0.1, "prefixes": ["{}", "The sea. {}"], "seed": None}
 
@@ -171,14 +181,14 @@ def test_every_single_byte_cut_off_is_noticed(tmp_path: Path) -> None:
 def test_what_made_a_value_lies_beside_it_for_people(tmp_path: Path) -> None:
     made_of = MADE_OF | {"fact": "Zürich liegt in {}"}
     Store(tmp_path).put("anchors", made_of, tensors())
-    (written,) = tmp_path.glob("anchors/*/made_of.json")
+    (written,) = tmp_path.glob("v*/anchors/*/made_of.json")
     assert json.loads(written.read_text("utf-8")) == made_of
     assert "Zürich" in written.read_text("utf-8")
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_with_its_path(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(StoreError, match=r"file/anchors.* could not be written"):
+    with pytest.raises(StoreError, match=r"file/v\d+/anchors.* could not be written"):
         Store(tmp_path / "file").put("anchors", MADE_OF, tensors())
 
 
@@ -190,3 +200,180 @@ def test_the_default_store_is_where_the_environment_says(tmp_path: Path, monkeyp
     assert Store.default().root == tmp_path / "errata"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert Store.default().root == Path("~/.cache/errata").expanduser()
+
+
+def test_a_half_written_file_is_never_read(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.put("anchors", MADE_OF, tensors())
+    (shard,) = shards(store)
+    shard.rename(shard.with_name(f".0a1b.{shard.name}"))
+    assert store.get("anchors", MADE_OF) is None
+    shard.with_name(f".0a1b.{shard.name}").write_bytes(b"half")
+    assert store.get("anchors", MADE_OF) is None
+
+
+def test_a_damaged_file_is_met_once_and_its_value_can_be_put_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    shelf = store.shelf("anchors", MADE_OF)
+    shelf.put({"1": tensors(1)})
+    (shard,) = shards(store)
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.warns(DamagedShard):
+        assert shelf.get(["1"]) == {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert shelf.get(["1"]) == {}
+        shelf.put({"1": tensors(1)})
+        assert same(shelf.get(["1"])["1"], tensors(1))
+    assert shard.with_name(f"{shard.name}.damaged").exists()
+
+
+def test_a_file_that_cannot_be_read_now_is_left_for_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path)
+    store.put("anchors", MADE_OF, tensors())
+    with monkeypatch.context() as broken:
+
+        def failing(*arguments: object, **options: object) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        broken.setattr(store_room, "safe_open", failing)
+        with pytest.warns(DamagedShard, match="cannot be read"):
+            assert store.get("anchors", MADE_OF) is None
+    assert store.get("anchors", MADE_OF) is not None
+
+
+@pytest.mark.parametrize("error", [RuntimeError("unable to open file"), StoreError("the checksum is wrong")])
+def test_a_file_replaced_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    store, calls = Store(tmp_path), []
+    store.put("anchors", MADE_OF, tensors())
+
+    def replaced(*arguments: object, **options: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 1:
+            store.put("anchors", MADE_OF, tensors(1))
+            raise error
+        return safe_open(*arguments, **options)
+
+    monkeypatch.setattr(store_room, "safe_open", replaced)
+    found = store.get("anchors", MADE_OF)
+    assert found is not None
+    assert same(found, tensors(1))
+    assert not list(tmp_path.rglob("*.damaged"))
+
+
+def test_a_file_removed_while_it_is_read_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path)
+    store.put("anchors", MADE_OF, tensors())
+
+    def removed(path: Path, **options: object) -> None:
+        shutil.rmtree(path.parent)
+        raise RuntimeError("unable to open file")
+
+    monkeypatch.setattr(store_room, "safe_open", removed)
+    assert store.get("anchors", MADE_OF) is None
+
+
+def test_a_checksum_covers_the_type_and_the_shape() -> None:
+    plain = torch.arange(6.0)
+    others = (plain.view(2, 3), plain.view(3, 2), plain.view(torch.int32))
+    assert len({store_room._checksum(tensor) for tensor in (plain, *others)}) == 4
+
+
+def test_a_store_of_an_older_schema_is_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as older:
+        older.setattr(store_room, "SCHEMA", store_room.SCHEMA - 1)
+        Store(tmp_path).put("anchors", MADE_OF, tensors(1))
+    assert Store(tmp_path).get("anchors", MADE_OF) is None
+    shutil.copytree(next(tmp_path.glob("v*/anchors")), tmp_path / "anchors")  # the first schema had no folder
+    assert Store(tmp_path).get("anchors", MADE_OF) is None
+    Store(tmp_path).put("anchors", MADE_OF, tensors())
+    found = Store(tmp_path).get("anchors", MADE_OF)
+    assert found is not None
+    assert same(found, tensors())
+
+
+FULL = {
+    "from the system": OSError(errno.ENOSPC, "No space left on device"),
+    "quota": OSError(errno.EDQUOT, "Disk quota exceeded"),
+    "from safetensors": SafetensorError("I/O error: No space left on device (os error 28)"),
+}
+
+
+@pytest.mark.parametrize("cause", FULL.values(), ids=FULL)
+def test_on_a_full_disk_values_wait_in_memory_and_what_was_written_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: Exception
+) -> None:
+    store = Store(tmp_path)
+    store.shelf("anchors", MADE_OF).put({"1": tensors(1)})
+    with monkeypatch.context() as full:
+
+        def failing(path: Path, *rest: object) -> None:
+            raise StoreError(f"{path}: could not be written") from cause
+
+        full.setattr(store_room, "write_tensors", failing)
+        with pytest.warns(StoreFull, match="no room on the disk"):
+            store.shelf("anchors", MADE_OF).put({"2": tensors(2)})
+        with pytest.warns(StoreFull):
+            store.put("statistics", MADE_OF, tensors(4))
+        assert store.shelf("anchors", MADE_OF).get(["1", "2"]).keys() == {"1", "2"}
+        assert Store(tmp_path).shelf("anchors", MADE_OF).get(["1", "2"]).keys() == {"1"}
+    store.shelf("anchors", MADE_OF).put({"3": tensors(3)})
+    found = Store(tmp_path).shelf("anchors", MADE_OF).get(["1", "2", "3"])
+    assert all(same(found[str(i)], tensors(i)) for i in (1, 2, 3))
+    held = store.get("statistics", MADE_OF)
+    assert held is not None
+    assert same(held, tensors(4))
+    store.put("statistics", MADE_OF, tensors(5))
+    newer = Store(tmp_path).get("statistics", MADE_OF)
+    assert newer is not None
+    assert same(newer, tensors(5))
+
+
+def test_other_errors_of_writing_are_not_taken_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(path: Path, *rest: object) -> None:
+        raise StoreError(f"{path}: could not be written") from PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(store_room, "write_tensors", failing)
+    with pytest.raises(StoreError, match="could not be written"):
+        Store(tmp_path).put("anchors", MADE_OF, tensors())
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EEXIST], ids=errno.errorcode.get)
+def test_a_folder_taken_away_in_mid_write_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    calls = []
+
+    def robbed(path: Path, values: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+        calls.append(path)
+        if len(calls) == 1:
+            shutil.rmtree(path.parent)
+            raise StoreError("gone") from OSError(number, os.strerror(number))
+        write_tensors(path, values, metadata)
+
+    monkeypatch.setattr(store_room, "write_tensors", robbed)
+    Store(tmp_path).put("anchors", MADE_OF, tensors())
+    assert len(calls) == 2
+    assert Store(tmp_path).get("anchors", MADE_OF) is not None
+
+
+def test_reading_a_value_counts_as_use(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.put("anchors", MADE_OF, tensors())
+    (described,) = tmp_path.rglob("made_of.json")
+    long_ago = time.time() - 1e6
+    os.utime(described, (long_ago, long_ago))
+    assert store.get("anchors", MADE_OF | {"layer": 9}) is None
+    assert described.stat().st_mtime == pytest.approx(long_ago)
+    store.get("anchors", MADE_OF)
+    assert described.stat().st_mtime > long_ago + 1e5
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_killed_processes_that_share_a_store_leave_every_value_as_it_should_be() -> None:
+    result = soak.soak_workers(kills=4, processes=2, items=8, seed=0, prune=False)
+    assert result.good, result
+    assert (result.kills, result.values) == (4, result.runs * 6 * 9)

@@ -1,10 +1,16 @@
-"""Store: a shelf for tensors that are dear to make. A value's key is a hash of everything that made the value."""
+"""Store: a shelf for tensors that are dear to make. A value's key is a hash of everything that made the value.
+
+Many processes may share a store and any of them may be killed at any moment: a file is written beside its place and
+moved there whole, holds checksums of all its tensors, and is never changed afterwards.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import warnings
 import zlib
 from abc import ABC, abstractmethod
@@ -20,15 +26,24 @@ from errata.delta import write_tensors
 from errata.errors import StoreError
 
 Tensors = dict[str, Tensor]
+SCHEMA = 2
+"""Raised when files take another form, or when the same ingredients come to make other values. A folder of the store:
+what was written under another schema is never found."""
+SHARDS, DESCRIPTION, DAMAGED = "*.safetensors", "made_of.json", ".damaged"
 _ALONE = "value"  # the item under which a single value lies on its shelf
+_TRIES = 5
 
 
 class DamagedShard(UserWarning):
-    """A file of the store is cut short or altered; what it held is made again."""
+    """A file of the store is cut short or altered; it is set aside and what it held is made again."""
+
+
+class StoreFull(UserWarning):
+    """There is no room on the disk; values are kept in memory, and written when there is."""
 
 
 class Store:
-    """A folder of shelves, `<root>/<kind>/<key>/`; without a root everything is kept in memory.
+    """A folder of shelves, `<root>/v<schema>/<kind>/<key>/`; without a root everything is kept in memory.
 
     `made_of` is a mapping of JSON types that names everything that made the value: weights fingerprint, layout,
     window, settings, prefixes, dtype ... A field left out is a wrong value found later, so leave none out.
@@ -36,7 +51,8 @@ class Store:
 
     def __init__(self, root: str | Path | None) -> None:
         self.root = Path(root).expanduser() if root is not None else None
-        self._memory: dict[tuple[str, str], Shelf] = {}
+        self._memory: dict[tuple[str, str], MemoryShelf] = {}
+        """All there is without a root; with one, what did not fit on the disk."""
 
     @classmethod
     def default(cls) -> Store:
@@ -55,9 +71,10 @@ class Store:
             raise StoreError(f"found the kind {kind!r}, expected a plain word: it becomes a folder's name.")
         text = canonical(made_of)
         key = hashlib.sha256(text.encode()).hexdigest()[:32]
-        if self.root is not None:
-            return DiskShelf(self.root / kind / key, text)
-        return self._memory.setdefault((kind, key), MemoryShelf())
+        memory = self._memory.setdefault((kind, key), MemoryShelf())
+        if self.root is None:
+            return memory
+        return DiskShelf(self.root / f"v{SCHEMA}" / kind / key, text, memory)
 
     def get(self, kind: str, made_of: Mapping[str, object]) -> Tensors | None:
         """The single value that `made_of` made, on the CPU; None if it is not there or damaged."""
@@ -91,42 +108,89 @@ class MemoryShelf(Shelf):
         for item, tensors in values.items():
             self._items[item] = {key: tensor.detach().cpu().clone() for key, tensor in tensors.items()}
 
+    def all(self) -> dict[str, Tensors]:
+        """Every item."""
+        return dict(self._items)
+
+    def clear(self) -> None:
+        """Forget every item."""
+        self._items = {}
+
 
 class DiskShelf(Shelf):
-    """Every put is a file of its own, so an interrupted run loses nothing and processes do not clash."""
+    """Every put is a file of its own, so an interrupted run loses nothing and processes do not clash.
 
-    def __init__(self, folder: Path, made_of: str) -> None:
-        self.folder, self._made_of = folder, made_of
+    `waiting` holds what could not be written for want of room. Files whose names begin with a dot are half written.
+    """
+
+    def __init__(self, folder: Path, made_of: str, waiting: MemoryShelf) -> None:
+        self.folder, self._made_of, self._waiting = folder, made_of, waiting
 
     def get(self, items: Iterable[str]) -> dict[str, Tensors]:
-        wanted, found = set(items), dict[str, Tensors]()
-        for shard in sorted(self.folder.glob("*.safetensors")):
+        wanted = set(items)
+        found = self._waiting.get(wanted)
+        for shard in sorted(path for path in self.folder.glob(SHARDS) if not path.name.startswith(".")):
             if missing := wanted - found.keys():
                 with suppress(FileNotFoundError):
                     found |= self._read(shard, missing)
+        if found:
+            with suppress(OSError):
+                os.utime(self.folder / DESCRIPTION)  # when it was used last, for who makes room
         return found
 
     def _read(self, shard: Path, wanted: set[str]) -> dict[str, Tensors]:
-        """The wanted items of one shard; none, with a warning, if anything about it is wrong."""
-        try:
-            with safe_open(shard, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata["seal"] != self._seal(metadata["items"], metadata["entries"]):
-                    raise StoreError("its table of contents is not of this shelf")
-                found: dict[str, Tensors] = {item: {} for item in json.loads(metadata["items"]) if item in wanted}
-                for entry, (item, name, checksum) in json.loads(metadata["entries"]).items():
-                    if item in found:
-                        found[item][name] = tensor = file.get_tensor(entry)
-                        if _checksum(tensor) != checksum:
-                            raise StoreError(f"the checksum of {name!r} is wrong")
-                return found
-        except FileNotFoundError:
-            raise
-        except (OSError, SafetensorError, StoreError, KeyError, ValueError) as error:
-            warnings.warn(f"{shard} is damaged ({error}); its values are made again.", DamagedShard, stacklevel=4)
-            return {}
+        """The wanted items of one shard; none, with a warning, if anything about it is wrong.
+
+        safetensors opens a file twice, so a file replaced in between may look damaged: it is then read again.
+        Raises FileNotFoundError.
+        """
+        for _ in range(_TRIES):
+            before = _which(shard)
+            try:
+                return self._items(shard, wanted)
+            except (OSError, RuntimeError) as error:
+                told = f"{shard} cannot be read ({error}); its values are made again."
+                damaged = False
+            except (SafetensorError, StoreError, KeyError, ValueError) as error:
+                told = f"{shard} is damaged ({error}); its values are made again."
+                damaged = True
+            if _which(shard) == before:
+                if damaged:
+                    with suppress(OSError):
+                        os.replace(shard, shard.with_name(shard.name + DAMAGED))
+                warnings.warn(told, DamagedShard, stacklevel=4)
+                break
+        return {}
+
+    def _items(self, shard: Path, wanted: set[str]) -> dict[str, Tensors]:
+        with safe_open(shard, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata["seal"] != self._seal(metadata["items"], metadata["entries"]):
+                raise StoreError("its table of contents is not of this shelf")
+            found: dict[str, Tensors] = {item: {} for item in json.loads(metadata["items"]) if item in wanted}
+            for entry, (item, name, checksum) in json.loads(metadata["entries"]).items():
+                if item in found:
+                    found[item][name] = tensor = file.get_tensor(entry)
+                    if _checksum(tensor) != checksum:
+                        raise StoreError(f"the checksum of {name!r} is wrong")
+            return found
 
     def put(self, values: Mapping[str, Mapping[str, Tensor]], name: str | None = None) -> None:
+        try:
+            self._write({**self._waiting.all(), **values}, name)
+            self._waiting.clear()
+        except StoreError as error:
+            if _system_error(error) not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self._waiting.put(values)
+            warnings.warn(
+                f"{self.folder}: no room on the disk. Values are kept in memory and written as soon as there is room; "
+                "what is in the store already stays. See `errata store list` and `errata store prune`.",
+                StoreFull,
+                stacklevel=3,
+            )
+
+    def _write(self, values: Mapping[str, Mapping[str, Tensor]], name: str | None) -> None:
         entries: dict[str, tuple[str, str, int]] = {}
         tensors: Tensors = {}
         owners: set[int] = set()
@@ -140,24 +204,51 @@ class DiskShelf(Shelf):
                 tensors[str(len(tensors))] = plain
         contents = json.dumps(list(values)), json.dumps(entries)
         metadata = {"items": contents[0], "entries": contents[1], "seal": self._seal(*contents)}
-        write_tensors(self.folder / f"{name or uuid4().hex}.safetensors", tensors, metadata)
-        self._describe()
+        path = self.folder / f"{name or uuid4().hex}.safetensors"
+        for again in reversed(range(_TRIES)):
+            try:
+                self._describe()
+                write_tensors(path, tensors, metadata)
+                return
+            except StoreError as error:
+                # Gone: another process has made room. There and not there: it did so while the folder was made.
+                if not again or _system_error(error) not in (errno.ENOENT, errno.EEXIST):
+                    raise
 
     def _seal(self, *contents: str) -> str:
         return hashlib.sha256("\n".join((self.folder.name, *contents)).encode()).hexdigest()[:16]
 
     def _describe(self) -> None:
-        """Write made_of.json beside the shards: for people, never read back."""
-        path = self.folder / "made_of.json"
-        if not path.exists():
-            temporary = path.with_name(f".{uuid4().hex}.json")
+        """Write made_of.json beside the shards: for people, never read back. Its time is that of the last use."""
+        path = self.folder / DESCRIPTION
+        temporary = path.with_name(f".{uuid4().hex}.json")
+        try:
+            if path.exists():
+                os.utime(path)
+                return
+            self.folder.mkdir(parents=True, exist_ok=True)
             try:
                 text = json.dumps(json.loads(self._made_of), indent=2, ensure_ascii=False)
                 temporary.write_bytes(text.encode(errors="backslashreplace"))
                 os.replace(temporary, path)
-            except OSError as error:
+            finally:
                 temporary.unlink(missing_ok=True)
-                raise StoreError(f"{path}: could not be written ({error})") from error
+        except OSError as error:
+            raise StoreError(f"{path}: could not be written ({error})") from error
+
+
+def _which(path: Path) -> tuple[int, int]:
+    """Tells a file from another that has taken its place. Raises FileNotFoundError."""
+    stat = path.stat()
+    return stat.st_ino, stat.st_mtime_ns
+
+
+def _system_error(error: StoreError) -> int | None:
+    """The system's number for what is behind an error of writing; safetensors tells it in words only."""
+    if isinstance(error.__cause__, OSError):
+        return error.__cause__.errno
+    found = re.search(r"os error (\d+)", str(error.__cause__))
+    return int(found[1]) if found else None
 
 
 def canonical(made_of: Mapping[str, object]) -> str:
@@ -187,4 +278,5 @@ def _foreign(value: object, where: str) -> Iterator[str]:
 
 
 def _checksum(tensor: Tensor) -> int:
-    return zlib.crc32(tensor.reshape(-1).view(uint8).numpy().data)
+    form = f"{tensor.dtype} {tuple(tensor.shape)}"
+    return zlib.crc32(tensor.reshape(-1).view(uint8).numpy().data, zlib.crc32(form.encode()))
