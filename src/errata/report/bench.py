@@ -133,7 +133,7 @@ def section_title(rows: Sequence[Row]) -> str:
     edited = [row for row in rows if row.method != UNEDITED]
     told_apart = differing(edited)
     fixed = settings_told({item: None for row in edited for item in row.settings if item[0] not in told_apart})
-    return ", ".join([Path(model).name, Path(dataset).name, f"{edits} edits", *fixed])
+    return ", ".join(filter(None, [Path(model).name, Path(dataset).name, f"{edits} edits", *fixed]))
 
 
 def score_rows(rows: Sequence[Row], show: Show) -> Grid:
@@ -202,6 +202,11 @@ def varied(rows: Sequence[Row]) -> list[str]:
         for path, value in row.settings:
             values.setdefault(path, set()).add(value)
     return [path for path, found in values.items() if len(found) > 1]
+
+
+def named_apart(row: Row, rows: Sequence[Row]) -> str:
+    """The method, with those of its settings that vary among the method's rows."""
+    return row.named(varied([other for other in rows if other.method == row.method]))
 
 
 def differing(rows: Sequence[Row]) -> list[str]:

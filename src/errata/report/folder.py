@@ -9,6 +9,7 @@ from pathlib import Path
 from errata.report import formats, frontier
 from errata.report.bench import CellRecord, Row, cost_rows, over_seeds, sections, value_rows
 from errata.report.figures import NoFigures, frontier_figure
+from errata.report.paper import PaperTable, comparison, comparison_note, comparison_values
 
 NOTE = (
     "Means over seeds; in brackets the lowest and highest seed, or for a single seed the 95 % bootstrap interval over "
@@ -17,7 +18,9 @@ NOTE = (
 COSTS = "Cost: seconds (mean over seeds) and peak memory"
 
 
-def write_tables(records: Sequence[CellRecord], folder: Path, failures: Sequence[str] = ()) -> list[str]:
+def write_tables(
+    records: Sequence[CellRecord], folder: Path, failures: Sequence[str] = (), paper: PaperTable | None = None
+) -> list[str]:
     """Write every file; returns what the reader should be told, such as a figure that could not be drawn."""
     rows, told = over_seeds(records), []
     folder.mkdir(parents=True, exist_ok=True)
@@ -31,24 +34,34 @@ def write_tables(records: Sequence[CellRecord], folder: Path, failures: Sequence
         except NoFigures as error:
             told.append(str(error))
     for name in ("md", "csv", "tex", "html"):
-        _write(folder / f"table.{name}", rendered(rows, name, drawn, failures))
+        _write(folder / f"table.{name}", rendered(rows, name, drawn, failures, paper))
     _write(folder / "cells.csv", formats.csv_text(value_rows([row for r in records for row in over_seeds([r])])))
+    if paper and (values := comparison_values(rows, paper)):
+        _write(folder / "paper.csv", formats.csv_text(values))
     return told
 
 
-def rendered(rows: Sequence[Row], form: str, figures: Sequence[Path] = (), failures: Sequence[str] = ()) -> str:
+def rendered(
+    rows: Sequence[Row],
+    form: str,
+    figures: Sequence[Path] = (),
+    failures: Sequence[str] = (),
+    paper: PaperTable | None = None,
+) -> str:
     """The tables in one of the formats md, csv, tex, html."""
     if form == "csv":
         return formats.csv_text(value_rows(rows))
-    scores = sections(rows)
-    if form == "tex":
-        return formats.latex(scores, NOTE)
+    beside = comparison(rows, paper) if paper else {}
+    scores = {**sections(rows), **beside}
     failed = f" {len(failures)} cells failed: {'; '.join(failures)}." if failures else ""
+    notes = [NOTE + failed, *(comparison_note(paper, rows) if paper and beside else ())]
+    if form == "tex":
+        return formats.latex(scores, "\n".join(notes))
     whole = {**scores, **frontier.frontiers(rows), COSTS: cost_rows(rows)}
     if form == "md":
-        return formats.markdown({**scores, COSTS: cost_rows(rows)}, "Bench", NOTE + failed)
+        return formats.markdown({**scores, COSTS: cost_rows(rows)}, "Bench", "\n\n".join(notes))
     svg = next((path.read_text(encoding="utf-8") for path in figures if path.suffix == ".svg"), "")
-    return formats.html(whole, "errata bench", NOTE + failed, svg[svg.find("<svg") :] if svg else "")
+    return formats.html(whole, "errata bench", " ".join(notes), svg[svg.find("<svg") :] if svg else "")
 
 
 def _write(path: Path, text: str) -> None:

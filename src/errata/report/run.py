@@ -12,6 +12,8 @@ from typing import Any
 from errata.report.tables import answer_grid, residual_grid, score_grid, seconds_grid
 
 RECORD, CARD = "run.json", "README.md"
+ON_CARD = 20
+"""Answers shown on the card; all of them are in the record."""
 
 
 @dataclass
@@ -41,8 +43,10 @@ class Run:
 
     def card(self) -> str:
         """The run as Markdown."""
+        rest = len(self.answers) - ON_CARD
+        more = f"\n\n... and {rest} more in `{RECORD}`." if rest > 0 else ""
         sections: Sequence[tuple[str, str]] = [
-            ("Facts", answer_grid(self.answers).markdown() if self.answers else ""),
+            ("Facts", answer_grid(self.answers[:ON_CARD]).markdown() + more if self.answers else ""),
             ("Scores", score_grid(self.scores).markdown() if self.scores else ""),
             ("What is left of the residual at the last layer", residual_grid(self.ledgers).markdown()),
             ("Seconds per stage", seconds_grid(self.ledgers).markdown()),

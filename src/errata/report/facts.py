@@ -1,0 +1,94 @@
+"""Facts one by one: what each was changed to, what the model said, how every method scored it; failures first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from errata.report.bench import UNEDITED, Row, named_apart, section_title
+from errata.report.frontier import by_section
+from errata.report.material import Material, Trial
+from errata.report.tables import SCORE_COLUMNS
+
+AGREES: Mapping[str, tuple[str, ...]] = {
+    "prompt": ("efficacy_accuracy", "efficacy_success"),
+    "wordings": ("generalisation_accuracy", "generalisation_success"),
+}
+"""The scores that say whether the edited prompt holds, and whether its paraphrases do; the first a record has."""
+MISSED, IN_PART, HELD = 0, 1, 2
+SIDE_BY_SIDE = 6
+
+
+def holds(said: str, wanted: str) -> bool:
+    """Whether what was said begins with what was wanted."""
+    return bool(wanted) and said.strip().casefold().startswith(wanted.strip().casefold())
+
+
+def fact_data(material: Material, shown: Sequence[Row] = ()) -> dict[str, Any]:
+    """What the page's script makes the table of.
+
+    groups    one per section of the runs: its facts [seed, prompt, wanted, before], its views
+    views     one per row (method, settings): per fact a verdict, what was said, a value per score; null if unknown
+    """
+    groups = [group for rows in by_section(material.rows()) if (group := _group(rows, material))["views"]]
+    scores = [[key, title, higher] for key, title, higher in SCORE_COLUMNS]
+    best = {named_apart(row, rows) for rows in by_section(material.rows()) for row in shown if row in rows}
+    for group in groups:
+        names = [view["name"] for view in group["views"]]
+        first = next((i for i, name in enumerate(names) if name in best), 0)
+        group["first"] = -1 if 1 < len(names) <= SIDE_BY_SIDE else first
+    return {"scores": scores, "groups": groups, "verdicts": ["missed", "in part", "held"]}
+
+
+def embedded(data: Any) -> str:
+    """JSON that can stand inside a script element: no `<`, `>` or `&` in it."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
+
+
+def verdict(values: Mapping[str, float | None]) -> int | None:
+    """Missed: the edited prompt does not hold. In part: a paraphrase does not."""
+    prompt, wordings = (next((values[n] for n in AGREES[kind] if values.get(n) is not None), None) for kind in AGREES)
+    if prompt is None:
+        return None
+    if prompt < 1:
+        return MISSED
+    return IN_PART if wordings is not None and wordings < 1 else HELD
+
+
+def _group(rows: Sequence[Row], material: Material) -> dict[str, Any]:
+    edited = [row for row in rows if row.method != UNEDITED]
+    facts: list[list[Any]] = []
+    places: dict[int, range] = {}
+    for trial in [trial for row in edited for trial in material.of(row)]:
+        seed, size = trial.record.seed, len(trial.cases)
+        if seed not in places:
+            places[seed] = range(len(facts), len(facts) + size)
+            facts += [[seed, case.prompt, case.wanted, case.before] for case in trial.cases]
+        for place, case in zip(places[seed], trial.cases, strict=False):
+            if case.wanted and not facts[place][2]:
+                facts[place] = [seed, case.prompt, case.wanted, case.before]
+    views = [_view(row, rows, material.of(row), places, len(facts)) for row in edited]
+    views = [view for view in views if view["values"]]
+    return {"name": section_title(rows), "seeds": len(places), "facts": facts, "views": views}
+
+
+def _view(
+    row: Row, rows: Sequence[Row], trials: Sequence[Trial], places: Mapping[int, range], size: int
+) -> dict[str, Any]:
+    values: dict[str, list[float | None]] = {}
+    said: list[str | None] = [None] * size
+    for trial in trials:
+        for score in trial.scores:
+            if any(score["name"] == key for key, _, _ in SCORE_COLUMNS) and score["per_case"]:
+                column = values.setdefault(score["name"], [None] * size)
+                for place, value in zip(places[trial.record.seed], score["per_case"], strict=False):
+                    column[place] = None if value is None else round(value, 4)
+        for place, case in zip(places[trial.record.seed], trial.cases, strict=False):
+            said[place] = (case.said or {}).get(row.method)
+    verdicts = [verdict({name: column[i] for name, column in values.items()}) for i in range(size)]
+    heard = said if any(text is not None for text in said) else None
+    return {"name": named_apart(row, rows), "verdict": verdicts, "said": heard, "values": values}
