@@ -19,6 +19,7 @@ from errata.editor import Editor
 from errata.editors.base import Progress
 from errata.editors.schedule import Schedule
 from errata.evaluate import Case
+from errata.fleet import SOLO, Fleet
 from errata.methods import Pair
 from errata.methods import method as row_of
 from errata.recipe import Recipe
@@ -42,7 +43,8 @@ class Dataset:
 class AtHand:
     """One model, and what its cells share: contexts by seed, the statistics used last."""
 
-    def __init__(self, name: str, decoder: Decoder, recipe: Recipe, corpus: Corpus | None) -> None:
+    def __init__(self, name: str, decoder: Decoder, recipe: Recipe, corpus: Corpus | None, fleet: Fleet = SOLO) -> None:
+        self.fleet = fleet
         self.name, self.decoder, self.recipe, self.corpus = name, decoder, recipe, corpus
         self.unedited: list[dict[str, Any]] = []
         self._contexts: dict[int, Contexts] = {}
@@ -50,7 +52,8 @@ class AtHand:
 
     def contexts_of(self, seed: int) -> Contexts:
         if seed not in self._contexts:
-            self._contexts[seed] = generate_contexts(self.decoder, seed)
+            groups = self.fleet.tell(lambda: generate_contexts(self.decoder, seed).groups)
+            self._contexts[seed] = Contexts(tuple(map(tuple, groups)))
         return self._contexts[seed]
 
     def statistics_of(self, plan: Planned, store: Store, tell: Progress) -> dict[int, KeyStatistics]:
@@ -62,7 +65,7 @@ class AtHand:
         return self._statistics[wanted]
 
     def editor(self, plan: Planned, **options: Any) -> Editor:
-        given = {"recipe": plan.recipe, "corpus": self.corpus, "practice": plan.practice}
+        given = {"recipe": plan.recipe, "corpus": self.corpus, "practice": plan.practice, "fleet": self.fleet}
         return Editor(self.decoder, plan.cell.method, **given, **options)  # type: ignore[arg-type]
 
 

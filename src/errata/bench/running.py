@@ -22,6 +22,8 @@ from errata.decoder.decoder import Decoder
 from errata.editor import versions
 from errata.errors import ErrataError
 from errata.evaluate import evaluate, probes
+from errata.evaluate.generation import said
+from errata.fleet import SOLO, Fleet
 from errata.methods import method as row_of
 from errata.recipe import recipe_for
 from errata.report.bench import CellRecord
@@ -88,12 +90,16 @@ class Bench:
         store: Store | None = None,
         watch: Watch | None = None,
         command: str = "",
+        fleet: Fleet = SOLO,
     ) -> None:
-        """Raises UnknownMethod, UnknownName, BadRecipe or SolveError for a grid that no model could run."""
+        """`fleet`: the processes that share the work of each cell; the leading one writes the records.
+
+        Raises UnknownMethod, UnknownName, BadRecipe or SolveError for a grid that no model could run."""
         grid.check()
         self.grid, self.out, self.command = grid, out, command
         self.open_decoder, self.open_corpus = open_decoder, open_corpus
         self.store, self.watch = store or Store.default(), watch or _Nobody()
+        self.fleet = fleet
         self.datasets = {name: open_dataset(name) for name in grid.datasets}
         self.results = Results()
 
@@ -114,12 +120,16 @@ class Bench:
                 self.results.failures.append(Failure(model, f"{type(error).__name__}: {error}"))
                 continue
             for plan in plans:
-                if plan.run is not None or wanted(plan):
+                if wanted(plan) or self._has(plan):
                     self._settle(at_hand, plan)
             del at_hand, plans
             gc.collect()
         self.watch.cell("", len(self.grid), len(self.grid))
         return self.results
+
+    def _has(self, plan: Planned) -> bool:
+        """Whether the record of a cell is finished, as the leading rank sees it."""
+        return bool(self.fleet.tell(lambda: plan.run is not None))
 
     def plans(self) -> Iterator[Planned]:
         """All cells of all models, in the order they are run. Opens the models, and computes nothing."""
@@ -144,7 +154,7 @@ class Bench:
 
     def _opened(self, model: str) -> AtHand:
         decoder = self.open_decoder(model)
-        return AtHand(model, decoder, recipe_for(decoder, self.grid.recipe), self.open_corpus(model))
+        return AtHand(model, decoder, recipe_for(decoder, self.grid.recipe), self.open_corpus(model), self.fleet)
 
     def _settle(self, at_hand: AtHand, plan: Planned) -> None:
         """The record of one cell: found, or computed and written, or its failure."""
@@ -152,15 +162,20 @@ class Bench:
         self.watch.cell(plan.cell.label(), results.settled, len(self.grid))
         if unedited:
             at_hand.unedited = []
-        run = plan.run
-        if run is not None:
+        run: Run | None = None
+        if self._has(plan):
+            run = plan.run
             results.found += not unedited
         else:
             try:
                 run = self._computed(at_hand, plan)
-                write_record(run, plan)
+                if self.fleet.leads:
+                    write_record(run, plan)
+                self.fleet.tell(lambda: None)  # no rank goes on to the next cell before this one is whole
             except Exception as error:
-                results.failures.append(Failure(plan.cell.label(), write_failure(error, plan), plan.folder))
+                run, told = None, write_failure(error, plan) if self.fleet.leads else str(error)
+                results.failures.append(Failure(plan.cell.label(), told, plan.folder))
+                self.fleet.regroup(error)
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
             finally:
@@ -198,8 +213,11 @@ class Bench:
             run.ledgers[cell.method] = outcome.ledger.to_json()
             run.seconds = outcome.ledger.seconds | run.seconds
         with _timed(run.seconds, "scores"):
-            scores = evaluate(decoder, plan.cases, probes(*self.grid.probes), self.watch.stage)
+            scores = evaluate(decoder, plan.cases, probes(*self.grid.probes), self.watch.stage, self.fleet)
         run.scores[cell.method] = scores.to_json()
+        state = "before" if cell.method == UNEDITED else cell.method
+        answers = zip(facts, said(decoder, facts), strict=True)
+        run.answers = [{"prompt": f.text, "to say": f.target_new, state: text} for f, text in answers]
         run.seconds["total"] = perf_counter() - started
         run.memory = _peak(decoder)
         return run

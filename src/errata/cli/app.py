@@ -7,28 +7,35 @@ import sys
 import typer
 
 from errata.cli.bench import bench
-from errata.cli.console import fail
+from errata.cli.console import fail, fleet_here, in_fleet
 from errata.cli.demo import demo
 from errata.cli.doctor import doctor
 from errata.cli.edit import edit
 from errata.cli.evaluate import evaluate
 from errata.cli.methods import methods
+from errata.cli.report import report
 from errata.cli.statistics import statistics
+from errata.cli.store import store_app
 from errata.errors import ErrataError
 
 INTERRUPTED = 130
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Change what a language model believes.")
-for verb in (demo, edit, evaluate, bench, statistics, doctor, methods):
+for verb in (demo, edit, evaluate, bench, report, statistics, doctor, methods):
     app.command()(verb)
+app.add_typer(store_app, name="store")
 
 
 def main() -> None:
     """The console script: an error of errata's own becomes one message and exit code 1, Ctrl-C becomes 130."""
+    rank = 0
     try:
-        app()
+        here = fleet_here()
+        rank = here.rank
+        with in_fleet(here):
+            app()
     except ErrataError as error:
-        fail(f"{type(error).__name__}: {error}")
+        fail(f"{type(error).__name__}: {error}", rank)
         sys.exit(1)
     except SystemExit as left:
         if left.code == INTERRUPTED:

@@ -29,6 +29,7 @@ from errata.cli.console import (
     corpus_of,
     err,
     fail,
+    fleet,
     lines,
     open_decoder,
     out,
@@ -100,8 +101,11 @@ def bench(
             store=Store.default(),
             watch=watch,
             command=command,
+            fleet=fleet(),
         )
 
+    if ray and fleet().size > 1:
+        raise ErrataError("--ray gives each cell a process of its own; start it without a launcher of many processes.")
     with _bars() as watch:
         bench = made(watch)
         if dry_run:
@@ -115,9 +119,12 @@ def bench(
             finally:
                 results = bench.results
                 failed = [failure.label for failure in results.failures]
-                told = write_tables(results.records, output, failed, beside) if results.records else []
+                wanted = results.records and fleet().leads
+                told = write_tables(results.records, output, failed, beside) if wanted else []
     if dry_run:
         _tell_reckoning(reckoning)
+        return
+    if not fleet().leads:
         return
     _tell_results(results, form, output, beside)
     for message in told:
@@ -224,12 +231,12 @@ def _numbers(text: str | None) -> list[int] | None:
 def _bars() -> Iterator[Watch]:
     """One bar over the cells, one for the stage at work; where there is no terminal, a line per cell begun."""
     columns = (TextColumn("{task.description:<40}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True) as bars:
+    with Progress(*columns, console=err, transient=True, disable=not fleet().leads) as bars:
         cells, stages = bars.add_task("cells", total=None), bars.add_task("", total=None, visible=False)
 
         class Bars:
             def cell(self, label: str, done: int, total: int) -> None:
-                if not err.is_terminal and label:
+                if not err.is_terminal and label and fleet().leads:
                     err.print(f"{done}/{total} {label}", highlight=False, soft_wrap=True)
                 bars.update(cells, description=label or "cells", completed=done, total=total)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated
+from contextvars import ContextVar
+from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -20,6 +22,7 @@ from errata.decoder.decoder import Decoder
 from errata.editors.base import Progress as Tell
 from errata.evaluate import Case
 from errata.evaluate.benchmarks import read_cases
+from errata.fleet import LIMIT, SOLO, Fleet
 from errata.pocket.cases import cases as pocket_cases
 from errata.recipe import Recipe, parse_window, recipe_for
 from errata.report.tables import Grid
@@ -29,6 +32,7 @@ PRACTISED = 200
 
 out = Console()
 err = Console(stderr=True)
+_here: ContextVar[Fleet] = ContextVar("fleet", default=SOLO)
 
 Model = Annotated[str, typer.Argument(help="A checkpoint folder, a hub name, or `pocket` for the built-in model.")]
 Method = Annotated[str, typer.Option("--method", "-m", help="See `errata methods`.")]
@@ -39,22 +43,48 @@ Practice = Annotated[
     str | None, typer.Option("--practice", help="Cases to learn editing from, for methods that do; not those edited.")
 ]
 Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 ...; default: the checkpoint's.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 ...")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 ...; auto: spread over all there are.")]
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.")]
 
 
-def fail(message: str) -> None:
-    """Print an error."""
-    err.print(f"[red]{escape(message)}[/red]", highlight=False, soft_wrap=True)
+def fail(message: str, rank: int = 0) -> None:
+    """Print an error; the one thing that every rank of a fleet prints."""
+    told = f"rank {rank}: {message}" if rank else message
+    err.print(f"[red]{escape(told)}[/red]", highlight=False, soft_wrap=True)
+
+
+def fleet() -> Fleet:
+    """The processes that run this command together."""
+    return _here.get()
+
+
+@contextmanager
+def in_fleet(here: Fleet) -> Iterator[None]:
+    """Inside, `fleet()` is this one, and only its leading rank prints."""
+    token, out.quiet = _here.set(here), not here.leads
+    try:
+        with here:
+            yield
+    finally:
+        _here.reset(token)
+        out.quiet = False
+
+
+def fleet_here() -> Fleet:
+    """What a launcher started, with $ERRATA_FLEET_LIMIT seconds of silence allowed to a rank."""
+    return Fleet.here(float(os.environ.get("ERRATA_FLEET_LIMIT") or LIMIT))
 
 
 def open_decoder(model: str, dtype: str | None = None, device: str | None = None, trust: bool = False) -> Decoder:
     """The model named on the command line."""
     transformers_logging.disable_progress_bar()
     if model != "pocket":
-        return Decoder.from_pretrained(model, dtype=dtype, device=device, trust_remote_code=trust)
+        where: dict[str, Any] = {"device_map": "auto"} if device == "auto" else {"device": device}
+        return Decoder.from_pretrained(model, dtype=dtype, **where, trust_remote_code=trust)
     # Stored in bf16 to be small, run in float32: CPUs without bf16 units are tens of times slower in it.
-    decoder = Decoder.from_pretrained(pocket.path(), dtype=dtype or "float32", device=device)
+    decoder = Decoder.from_pretrained(
+        pocket.path(), dtype=dtype or "float32", device=None if device == "auto" else device
+    )
     decoder.name = "pocket"
     return decoder
 
@@ -83,7 +113,7 @@ def practice_of(model: str, name: str | None) -> Sequence[Case]:
 def progress() -> Iterator[Tell]:
     """Bars on the error stream, one per stage; gone when done."""
     columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True) as bars:
+    with Progress(*columns, console=err, transient=True, disable=not fleet().leads) as bars:
         tasks: dict[str, TaskID] = {}
 
         def tell(stage: str, done: int, total: int) -> None:

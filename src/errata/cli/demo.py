@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 
-from errata.cli.console import Window, corpus_of, open_decoder, out, practice_of, progress, recipe_of, show
+from errata.cli.console import Window, corpus_of, fleet, open_decoder, out, practice_of, progress, recipe_of, show
 from errata.editor import Editor, versions
 from errata.evaluate import SpokenAndStopped, evaluate, probes
+from errata.evaluate.generation import said
 from errata.methods import method as row_of
 from errata.pocket.cases import cases as pocket_cases
 from errata.report.run import Run
@@ -39,7 +40,7 @@ def demo(
         recipe = recipe.with_solver("least_squares", weight=weight)
     cases = pocket_cases(facts, seed)
     store = Store.nowhere() if fresh else Store.default()
-    settings = {"facts": facts, "seed": seed, "recipe": recipe.to_json()}
+    settings = {"model": "pocket", "facts": facts, "seed": seed, "recipe": recipe.to_json()}
     run = Run(f"{facts} facts edited into the pocket model", " ".join(["errata", *sys.argv[1:]]), settings, versions())
     out.print(
         f"[bold]{facts} facts[/bold] about to change in a real Llama-architecture model of "
@@ -47,34 +48,37 @@ def demo(
     )
     asked = (*probes("belief", "specificity"), SpokenAndStopped("efficacy"))
     corpus = corpus_of("pocket", None)
-    shown = [case.fact for case in cases[:6]]
+    edited = [case.fact for case in cases]
+    run.answers = [{"prompt": fact.text, "to say": fact.target_new} for fact in edited]
+
+    def note(state: str) -> None:
+        for row, text in zip(run.answers, said(decoder, edited), strict=True):
+            row[state] = text
+
     with progress() as tell:
         clock = perf_counter()
-        run.scores["unedited"] = evaluate(decoder, cases, asked, tell).to_json()
+        run.scores["unedited"] = evaluate(decoder, cases, asked, tell, fleet()).to_json()
         run.seconds["scores of the unedited model"] = perf_counter() - clock
+        note("before")
         for name in names:
             practice = practice_of("pocket", None) if "practice" in row_of(name).needs else ()
-            editor = Editor(decoder, name, recipe=recipe, corpus=corpus, practice=practice, store=store, progress=tell)
-            outcome = editor.edit([case.fact for case in cases])
+            given = {"recipe": recipe, "corpus": corpus, "practice": practice, "store": store}
+            editor = Editor(decoder, name, **given, progress=tell, fleet=fleet())  # type: ignore[arg-type]
+            outcome = editor.edit(edited)
             run.ledgers[name] = outcome.ledger.to_json()
             clock = perf_counter()
-            run.scores[name] = evaluate(decoder, cases, asked, tell).to_json()
+            run.scores[name] = evaluate(decoder, cases, asked, tell, fleet()).to_json()
             run.ledgers[name]["seconds"]["scores"] = perf_counter() - clock
-            said = outcome.answers(shown, n_tokens=6)
-            outcome.edit.save(output / "edits" / name)
+            note(name)
+            if fleet().leads:
+                outcome.edit.save(output / "edits" / name)
             outcome.restore()
-            undone = decoder.generate([decoder.token_ids(fact.text) for fact in shown], 6)
-            for i, (fact, before, after) in enumerate(said):
-                if len(run.answers) <= i:
-                    run.answers.append(
-                        {"prompt": fact.text, "to say": fact.target_new, "before": first_sentence(before)}
-                    )
-                run.answers[i][name] = first_sentence(after)
-                run.answers[i]["undone"] = first_sentence(decoder.decode(undone[i]).strip())
-    run.answers = [{k: row[k] for k in [*(k for k in row if k != "undone"), "undone"]} for row in run.answers]
+        note("undone")
     run.seconds["total"] = perf_counter() - started
+    if not fleet().leads:
+        return
     run.write(output)
-    show(answer_grid(run.answers), "\nWhat the model says")
+    show(answer_grid(run.answers[:6]), "\nWhat the model says")
     show(score_grid(run.scores).turned(), f"\nScores over {facts} facts (share, or nats for D_KL)")
     out.print(
         "Eff.: the edited prompt. Gen.: paraphrases not trained for this fact.\n"
@@ -92,8 +96,3 @@ def demo(
         f"everything is in [bold]{output}[/bold]",
         highlight=False,
     )
-
-
-def first_sentence(text: str) -> str:
-    """Up to the first full stop."""
-    return text.split(".")[0].strip()

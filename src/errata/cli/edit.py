@@ -20,6 +20,7 @@ from errata.cli.console import (
     Trust,
     Window,
     corpus_of,
+    fleet,
     lines,
     open_decoder,
     out,
@@ -81,7 +82,8 @@ def edit(
         cases = practice_of(model, practice) if "practice" in row_of(method).needs else ()
         texts = corpus_of(model, corpus)
         guard = Guard() if guarded and batch else None
-        editor = Editor(decoder, method, recipe=chosen, corpus=texts, practice=cases, guard=guard, progress=tell)
+        given = {"recipe": chosen, "corpus": texts, "practice": cases, "guard": guard}
+        editor = Editor(decoder, method, **given, progress=tell, fleet=fleet())  # type: ignore[arg-type]
         if dry_run:
             lines([*findings(decoder, chosen), *plan(editor, wanted)])
             return
@@ -98,6 +100,8 @@ def edit(
     for grid in (residual_grid(ledgers), health_grid(ledgers), seconds_grid(ledgers)):
         if grid.rows:
             show(grid)
+    if not fleet().leads:
+        return
     if output is not None:
         outcome.edit.save(output)
         (output / "ledger.json").write_text(json.dumps(ledgers, indent=1), encoding="utf-8")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from errata.cli.console import Device, Dtype, Model, Trust, open_decoder, out, progress, show
+from errata.cli.console import Device, Dtype, Model, Trust, fleet, open_decoder, out, progress, show
 from errata.editors.saved import load_edit
 from errata.evaluate import evaluate as score
 from errata.evaluate import probes
@@ -37,15 +37,15 @@ def evaluate(
         saved.put_on(decoder)
         saved.take_off(decoder)
     with progress() as tell:
-        found = {"unedited": score(decoder, asked, probes(), tell)}
+        found = {"unedited": score(decoder, asked, probes(), tell, fleet())}
         if saved:
             saved.put_on(decoder)
-            found[saved.manifest.get("method", "edited")] = score(decoder, asked, probes(), tell)
+            found[saved.manifest.get("method", "edited")] = score(decoder, asked, probes(), tell, fleet())
     records = {name: scores.to_json() for name, scores in found.items()}
     show(score_grid(records), f"{len(asked)} cases, {decoder.name}")
     protocols = sorted({s["protocol"] for scores in records.values() for s in scores})
     out.print(f"protocols: {', '.join(protocols)}", highlight=False)
-    if output is not None:
+    if output is not None and fleet().leads:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(records, indent=1), encoding="utf-8")
         out.print(f"all scores, case by case: {output}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import torch
 
 from errata.decoder.decoder import Decoder
-from errata.decoder.memory import free_memory
+from errata.decoder.memory import Peak, free_memory
 from errata.editor import Editor
 from errata.editors.locate_then_edit import LocateThenEdit
 from errata.fact import Fact, check_facts
@@ -45,11 +47,7 @@ def _leading(decoder: Decoder) -> str:
 def costs(editor: Editor, facts: int) -> list[tuple[str, object]]:
     """Memory the edit will need on top of the model, and whether what it has to know is there."""
     decoder, pipeline = editor.decoder, editor.pipeline
-    parts = pipeline.memory(decoder, facts)
-    told: list[tuple[str, object]] = [
-        ("memory", " + ".join(f"{_size(size)} {what}" for what, size in parts.items())),
-        ("free memory", _size(free_memory(decoder.device))),
-    ]
+    told = memory(decoder, pipeline.memory(decoder, facts))
     if "statistics" in pipeline.needs:
         layers = sorted(set(pipeline.edited))
         stored = [layer for layer in layers if editor.stored_statistics(layer) is not None]
@@ -58,6 +56,26 @@ def costs(editor: Editor, facts: int) -> list[tuple[str, object]]:
     if "practice" in pipeline.needs:
         told.append(("practice", "cases to learn editing from: give them with --practice"))
     return told
+
+
+def memory(decoder: Decoder, peaks: Mapping[str, Peak]) -> list[tuple[str, object]]:
+    """What each stage holds at most beside the model, and whether that fits."""
+    device, main = decoder.device, torch.device("cpu")
+    weights = sum(p.numel() * p.element_size() for p in decoder.model.parameters())
+    told: list[tuple[str, object]] = [("memory", f"{size_of(weights)} the model; beside it, at most")]
+    told += [(f"  {stage}", _places(peak, device)) for stage, peak in peaks.items()]
+    tight = [stage for stage, peak in peaks.items() if not peak.fits(device)]
+    free = f"{size_of(free_memory(device))} on {device}"
+    if device != main:
+        free += f", {size_of(free_memory(main))} in main memory"
+    verdict = f"no: {', '.join(tight)} would not fit" if tight else "yes: stages come one after another"
+    return [*told, ("free memory", free), ("fits", verdict)]
+
+
+def _places(peak: Peak, device: torch.device) -> str:
+    if device.type == "cpu":
+        return size_of(peak.device + peak.host)
+    return f"{size_of(peak.device)} on {device}" + f", {size_of(peak.host)} in main memory" * bool(peak.host)
 
 
 def plan(editor: Editor, facts: Sequence[Fact]) -> list[tuple[str, object]]:
@@ -79,7 +97,8 @@ def plan(editor: Editor, facts: Sequence[Fact]) -> list[tuple[str, object]]:
     return [*told, *costs(editor, len(facts))]
 
 
-def _size(n_bytes: float) -> str:
+def size_of(n_bytes: float) -> str:
+    """Bytes for people."""
     for unit in ("B", "KiB", "MiB"):
         if n_bytes < 1024:
             return f"{n_bytes:.0f} {unit}"

@@ -17,6 +17,7 @@ from errata.cli.console import (
     Trust,
     Window,
     corpus_of,
+    fleet,
     open_decoder,
     out,
     progress,
@@ -44,8 +45,12 @@ def statistics(
     if tokens is not None:
         chosen = replace(chosen, statistics=replace(chosen.statistics, tokens=tokens))
     with progress() as tell:
-        editor = Editor(decoder, "every-layer", recipe=chosen, corpus=corpus_of(model, corpus), progress=tell)
+        editor = Editor(
+            decoder, "every-layer", recipe=chosen, corpus=corpus_of(model, corpus), progress=tell, fleet=fleet()
+        )
         found = editor.statistics()
+    if not fleet().leads:
+        return
     rows = [[str(layer), f"{s.count:,}", str(s.inner), f"{s.convergence:.3f}"] for layer, s in found.items()]
     show(Grid.plain(["layer", "tokens", "inner", "convergence"], rows, 0))
     out.print("convergence: estimated relative difference between the moments of two halves of the sample")

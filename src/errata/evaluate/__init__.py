@@ -1,11 +1,15 @@
 """Axis 3: what changed? A Case is a fact with its exam, a Probe a question, a Score what it answered."""
 
-from errata.evaluate.base import Case, Probe, Progress, Question, evaluate
+from errata.evaluate.base import Case, Check, Probe, Progress, Question, evaluate
 from errata.evaluate.belief import Accuracy, AmongSubjects, Difference, Success
+from errata.evaluate.continuation import Continuation
+from errata.evaluate.fluency import Consistency, Fluency
 from errata.evaluate.generation import Spoken, SpokenAndStopped
 from errata.evaluate.neighbourhood import NeighbourhoodAccuracy, NeighbourhoodDifference, NeighbourhoodSuccess
 from errata.evaluate.probes import PROBES, probes
 from errata.evaluate.recall import Recall, retokenised
+from errata.evaluate.references import TfIdf, read_references
+from errata.evaluate.ripple import Locality, Portability
 from errata.evaluate.score import Score, Scores
 from errata.evaluate.specificity import Specificity
 
@@ -14,10 +18,16 @@ __all__ = [
     "Accuracy",
     "AmongSubjects",
     "Case",
+    "Check",
+    "Consistency",
+    "Continuation",
     "Difference",
+    "Fluency",
+    "Locality",
     "NeighbourhoodAccuracy",
     "NeighbourhoodDifference",
     "NeighbourhoodSuccess",
+    "Portability",
     "Probe",
     "Progress",
     "Question",
@@ -28,7 +38,9 @@ __all__ = [
     "Spoken",
     "SpokenAndStopped",
     "Success",
+    "TfIdf",
     "evaluate",
     "probes",
+    "read_references",
     "retokenised",
 ]

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter
 
 from errata.decoder.decoder import Decoder
 from errata.errors import BadRecord, EmptyScore
 from errata.evaluate.score import Score, Scores
 from errata.fact import Fact
+from errata.fleet import SOLO, Fleet
 
 Progress = Callable[[str, int, int], None]
 """Called as (what is asked, prompts done, prompts in all)."""
 
 MCF, ZSRE = "mcf/teacher-forced", "zsre/token-accuracy"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A prompt with the answer to look for, of a named kind. `kind` is lower case, words joined by "_"."""
+
+    kind: str
+    prompt: str
+    answer: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +39,10 @@ class Case:
     neighbourhood          prompts about other subjects, whose answers shall not change
     neighbourhood_answers  their answers where they are not all `target_true`; empty, or one per prompt
     far                    prompts about something else altogether
+    portability            what follows from the new fact, with the answers it then has
+    locality               what does not follow from it, with the answers as they were
+    generation             beginnings of free texts about the subject
+    references             texts about other things of which the new target is true
     """
 
     fact: Fact
@@ -37,6 +53,10 @@ class Case:
     far: tuple[str, ...] = ()
     novel: tuple[str, ...] = ()
     neighbourhood_answers: tuple[str, ...] = ()
+    portability: tuple[Check, ...] = ()
+    locality: tuple[Check, ...] = ()
+    generation: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.neighbourhood_answers and len(self.neighbourhood_answers) != len(self.neighbourhood):
@@ -65,15 +85,23 @@ class Case:
         row = {"id": self.id, "prompt": self.fact.prompt, "subject": self.fact.subject}
         row |= {"target_new": self.fact.target_new}
         rest = {name: getattr(self, name) for name in OPTIONAL_TEXT + OPTIONAL_LISTS}
-        return row | {name: value if isinstance(value, str) else list(value) for name, value in rest.items() if value}
+        row |= {name: value if isinstance(value, str) else list(value) for name, value in rest.items() if value}
+        checks = {f"{name}_checks": [asdict(check) for check in getattr(self, name)] for name in OPTIONAL_CHECKS}
+        return row | {name: value for name, value in checks.items() if value}
 
 
 OPTIONAL_TEXT = ("target_true",)
-OPTIONAL_LISTS = ("paraphrases", "neighbourhood", "far", "novel", "neighbourhood_answers")
+OPTIONAL_LISTS = ("paraphrases", "neighbourhood", "far", "novel", "neighbourhood_answers", "generation", "references")
+OPTIONAL_CHECKS = ("portability", "locality")  # in files `portability_checks`: KnowEdit's `portability` is nested
 
 
 class Question(ABC):
     """One thing to ask a model. A frozen dataclass: equal questions of all cases and probes are asked once."""
+
+    @classmethod
+    def reader(cls, decoder: Decoder) -> type[Question]:
+        """Whose `ask` answers questions of this kind. Kinds with one reader are asked together."""
+        return cls
 
     @classmethod
     @abstractmethod
@@ -98,6 +126,11 @@ class Probe(ABC):
     def unit(self) -> str:
         """What the value counts."""
         return "share"
+
+    @property
+    def needs(self) -> str:
+        """What a case must have for this probe, in words."""
+        return "prompts for it"
 
     @abstractmethod
     def protocol(self, case: Case) -> str:
@@ -132,6 +165,8 @@ class Probe(ABC):
             values.append(self.judge(case, [answers[q] for q in questions]) if questions else None)
             if questions:
                 protocols[self.protocol(case)] = None
+        if not protocols:
+            raise EmptyScore(f"score {self.name!r}: none of {len(cases)} cases has {self.needs}")
         weights = tuple(self.weight(case) for case in cases)
         return Score(
             name=self.name,
@@ -144,34 +179,59 @@ class Probe(ABC):
 
 
 def evaluate(
-    decoder: Decoder, cases: Sequence[Case], probes: Sequence[Probe], progress: Progress | None = None
+    decoder: Decoder,
+    cases: Sequence[Case],
+    probes: Sequence[Probe],
+    progress: Progress | None = None,
+    fleet: Fleet = SOLO,
 ) -> Scores:
     """The scores of the model at hand, as edited. Work that probes share is done once.
+
+    The ranks of a `fleet` take the cases in turn; every one is given the scores of all.
+
+    A probe that no case has prompts for gives no score; `Scores.missing` says which, and what the cases lack.
 
     The unedited model's own scores (always worth printing beside, spec evaluation 7.15):
 
         with decoder.unedited():
             before = evaluate(decoder, cases, probes)
     """
-    answers = _answers(decoder, cases, probes, progress)
-    scores = []
+    answers = _answers(decoder, cases, probes, progress, fleet)
+    scores, missing = [], {}
     for probe in probes:
         try:
             scores.append(probe.score(cases, answers))
-        except EmptyScore:
-            continue
-    return Scores(scores)
+        except EmptyScore as error:
+            missing[probe.name] = str(error)
+    return Scores(scores, missing)
 
 
 def _answers(
-    decoder: Decoder, cases: Sequence[Case], probes: Sequence[Probe], progress: Progress | None
+    decoder: Decoder,
+    cases: Sequence[Case],
+    probes: Sequence[Probe],
+    progress: Progress | None,
+    fleet: Fleet = SOLO,
 ) -> dict[Question, Any]:
-    kinds: dict[type[Question], dict[Question, None]] = {}
+    kinds: dict[type[Question], dict[Question, int]] = {}
     for probe in probes:
-        for case, applies in zip(cases, probe.applies(cases), strict=True):
+        for i, (case, applies) in enumerate(zip(cases, probe.applies(cases), strict=True)):
             for question in probe.questions(case) if applies else ():
-                kinds.setdefault(type(question), {})[question] = None
+                kinds.setdefault(type(question), {}).setdefault(question, i)
     answers: dict[Question, Any] = {}
     for kind, questions in kinds.items():
-        answers |= zip(questions, kind.ask(decoder, list(questions), progress), strict=True)
+        answers |= zip(questions, _asked(kind, decoder, questions, progress, fleet), strict=True)
     return answers
+
+
+def _asked(
+    kind: type[Question], decoder: Decoder, questions: dict[Question, int], progress: Progress | None, fleet: Fleet
+) -> list[Any]:
+    """The answers to questions, each with the first case that asks it: a case's questions share work, and a rank."""
+    if fleet.size == 1:
+        return kind.ask(decoder, list(questions), progress)
+    mine = {i: question for i, (question, case) in enumerate(questions.items()) if case % fleet.size == fleet.rank}
+    answers = kind.ask(decoder, list(mine.values()), progress) if mine else []
+    form: TypeAdapter[list[Any]] = TypeAdapter(get_type_hints(kind.ask)["return"])
+    told = form.dump_python(answers, mode="json")
+    return form.validate_python(fleet.gather(dict(zip(mine, told, strict=True))))

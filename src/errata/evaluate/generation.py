@@ -11,6 +11,7 @@ from statistics import fmean
 
 from errata.decoder.decoder import Decoder
 from errata.evaluate.base import Case, Probe, Progress, Question
+from errata.fact import Fact
 
 LONGEST = 32
 _STOPS = ".\n"
@@ -131,3 +132,9 @@ class SpokenAndStopped(_Spoken):
 
     def questions(self, case: Case) -> Sequence[Question]:
         return [SaysAndStops(prompt, case.fact.target_new) for prompt in case.wordings(self.kind)]
+
+
+def said(decoder: Decoder, facts: Sequence[Fact], n_tokens: int = 6) -> list[str]:
+    """What the model, as it is now, says behind each fact's prompt, greedily, up to the first full stop."""
+    rows = [decoder.token_ids(fact.text) for fact in facts]
+    return [decoder.decode(ids).split(".")[0].strip() for ids in decoder.generate(rows, n_tokens)]

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp
+from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from errata.decoder.decoder import Decoder
-from errata.errors import UnusableFacts
-from errata.evaluate.base import Case, Progress, Question
-
-Ids = tuple[int, ...]
+from errata.evaluate.base import Case
+from errata.evaluate.places import Places, Seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,45 +44,24 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Recall(Question):
-    """`answer` after `prompt`, as ids of the prompt followed by ids of " " + answer (spec evaluation 1, 1.2)."""
+class Recall(Places):
+    """`answer` after `prompt`."""
 
     prompt: str
     answer: str
+    told: ClassVar[str] = "recall"
 
     @classmethod
-    def ask(cls, decoder: Decoder, questions: Sequence[Recall], progress: Progress | None = None) -> list[Reading]:
-        """All readings in one batched pass.
+    def read(cls, decoder: Decoder, logits: Tensor, seen: Sequence[Seen]) -> list[tuple[float, bool]]:
+        """Log probability of each place's token, and whether it is the argmax."""
+        at, token = torch.tensor([(place.at, place.token) for place in seen], device=logits.device).T
+        log_probabilities = logits[at, token] - logits.logsumexp(dim=-1)[at]
+        hits = logits.argmax(dim=-1)[at] == token  # the first of equal maxima: the lower token id
+        return list(zip(log_probabilities.tolist(), hits.tolist(), strict=True))
 
-        The last token of an answer is predicted, never read, so a row is the prompt and the answer without it.
-        A row that begins another row is answered by that other row: the two one-token answers of a record cost
-        one row, and so do a short and a long answer whose beginnings agree.
-        """
-        sought = _tokens(decoder, questions)
-        rows, home = _longest([prompt + answer[:-1] for prompt, answer in sought])
-        wanted: list[dict[int, list[tuple[int, int, int]]]] = [defaultdict(list) for _ in rows]
-        for q, (prompt, answer) in enumerate(sought):
-            for j, token in enumerate(answer):
-                wanted[home[q]][len(prompt) - 1 + j].append((q, j, token))
-        positions = [sorted(row) for row in wanted]
-
-        found = [[(0.0, False)] * len(answer) for _, answer in sought]
-        done = 0
-        for row, place, logits in decoder.logits(rows, positions):
-            asked = [
-                (i, *ask)
-                for i, (r, k) in enumerate(zip(row.tolist(), place.tolist(), strict=True))
-                for ask in wanted[r][positions[r][k]]
-            ]
-            index = torch.tensor([(i, token) for i, _, _, token in asked], device=logits.device).T
-            log_probabilities = logits[index[0], index[1]] - logits.logsumexp(dim=-1)[index[0]]
-            hits = logits.argmax(dim=-1)[index[0]] == index[1]  # the first of equal maxima: the lower token id
-            for (_, q, j, _), value, hit in zip(asked, log_probabilities.tolist(), hits.tolist(), strict=True):
-                found[q][j] = (value, hit)
-            done += len(asked)
-            if progress:
-                progress("recall", done, sum(len(answer) for _, answer in sought))
-        return [Reading(*map(tuple, zip(*tokens, strict=True))) for tokens in found]
+    @classmethod
+    def whole(cls, values: Sequence[tuple[float, bool]]) -> Reading:
+        return Reading(*map(tuple, zip(*values, strict=True)))
 
 
 def retokenised(decoder: Decoder, cases: Sequence[Case]) -> list[str]:
@@ -102,19 +79,3 @@ def retokenised(decoder: Decoder, cases: Sequence[Case]) -> list[str]:
             for answer in filter(None, (case.fact.target_new, case.target_true))
         )
     ]
-
-
-def _tokens(decoder: Decoder, questions: Sequence[Recall]) -> list[tuple[Ids, Ids]]:
-    """Prompt and answer of each question as ids; each text is tokenised once."""
-    prompts = {text: tuple(decoder.token_ids(text)) for text in {question.prompt for question in questions}}
-    answers = {text: tuple(decoder.answer_ids(text)) for text in {question.answer for question in questions}}
-    if empty := [text for text, ids in [*prompts.items(), *answers.items()] if not ids]:
-        raise UnusableFacts([f"{text!r} has no tokens: nothing to score" for text in empty])
-    return [(prompts[question.prompt], answers[question.answer]) for question in questions]
-
-
-def _longest(rows: Sequence[Ids]) -> tuple[list[Ids], list[int]]:
-    """The rows that begin no other row, and for each given row the index of one it begins (or is)."""
-    ordered = sorted(set(rows))
-    kept = [row for row, after in zip(ordered, [*ordered[1:], ()], strict=True) if after[: len(row)] != row]
-    return kept, [bisect_left(kept, row) for row in rows]

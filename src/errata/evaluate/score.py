@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,12 +98,15 @@ class Score:
 
 
 class Scores(dict[str, Score]):
-    """Scores by name, in the order of the probes. A probe that no case had prompts for has no entry."""
+    """Scores by name, in the order of the probes. A probe that no case had prompts for is in `missing`, with why."""
 
-    def __init__(self, scores: Iterable[Score] = ()) -> None:
+    def __init__(self, scores: Iterable[Score] = (), missing: Mapping[str, str] | None = None) -> None:
         super().__init__((score.name, score) for score in scores)
+        self.missing = dict(missing or {})
 
     def __missing__(self, name: str) -> Score:
+        if name in self.missing:
+            raise EmptyScore(self.missing[name])
         raise UnknownName("score", name, self)
 
     def values_by_name(self) -> dict[str, float]:

@@ -6,17 +6,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from errata.decoder.decoder import Decoder
-from errata.evaluate.base import Case, Probe, Progress, Question
+from errata.evaluate.base import Case, Probe, Question
+from errata.evaluate.places import Places, Seen
 
 TOP = (1, 5, 10)
 EPSILON = 1e-10
-_HELD = 1 << 24  # logits of either model held and compared at a time
+_HELD = 1 << 24  # logits of either model compared at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,33 +35,25 @@ class Shift:
 
 
 @dataclass(frozen=True, slots=True)
-class NextToken(Question):
+class NextToken(Places):
     """The distribution after `prompt`, by the unedited and by the edited model (spec evaluation 1.4)."""
 
     prompt: str
+    answer: ClassVar[None] = None
+    told: ClassVar[str] = "specificity"
 
     @classmethod
-    def ask(cls, decoder: Decoder, questions: Sequence[NextToken], progress: Progress | None = None) -> list[Shift]:
-        """Chunk by chunk: the unedited model's logits are held for one chunk of prompts, the edited ones stream."""
-        rows = [decoder.token_ids(question.prompt) for question in questions]
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        size = max(1, _HELD // decoder.vocabulary)
-        found: dict[int, Shift] = {}
-        for start in range(0, len(order), size):
-            chunk = [rows[i] for i in order[start : start + size]]
-            before = decoder.original_logits(chunk)
-            after = _last(decoder, chunk) if decoder.is_edited else before
-            found |= zip(order[start : start + size], shifts(before, after), strict=True)
-            if progress:
-                progress("specificity", len(found), len(rows))
-        return [found[i] for i in range(len(rows))]
+    def read(cls, decoder: Decoder, logits: Tensor, seen: Sequence[Seen]) -> list[Shift]:
+        """The edited model's logits are those of the batch; the unedited model runs the same prompts."""
+        after = logits[[place.at for place in seen]].cpu()
+        before = decoder.original_logits([place.ids for place in seen]) if decoder.is_edited else after
+        size = max(1, _HELD // after.shape[-1])
+        pieces = zip(before.split(size), after.split(size), strict=True)
+        return [shift for piece in pieces for shift in shifts(*piece)]
 
-
-def _last(decoder: Decoder, rows: Sequence[list[int]]) -> Tensor:
-    """The logits [row, vocabulary] after the last token of each row."""
-    packs = list(decoder.logits(rows, [[len(row) - 1] for row in rows]))
-    order = torch.cat([owner for owner, _, _ in packs]).argsort()
-    return torch.cat([logits.cpu() for _, _, logits in packs])[order]
+    @classmethod
+    def whole(cls, values: Sequence[Shift]) -> Shift:
+        return values[0]
 
 
 def shifts(before: Tensor, after: Tensor) -> list[Shift]:

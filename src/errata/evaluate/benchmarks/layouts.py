@@ -5,20 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from errata.evaluate.base import OPTIONAL_LISTS, Case
+from errata.evaluate.base import OPTIONAL_CHECKS, OPTIONAL_LISTS, Case, Check
 from errata.evaluate.benchmarks.record import Record
+from errata.evaluate.references import Topic
 
 _NO_ANSWER = "<|endoftext|>"  # what the nested ZsRE files say where there is no true answer
 
 
 @dataclass(frozen=True)
 class RecordLayout:
-    """`fields` are those a record is recognised by; "a|b" means either."""
+    """`fields` are those a record is recognised by; "a|b" means either.
+
+    `topic` finds what reference texts are kept under; None: these records do not say.
+    """
 
     name: str
     fields: tuple[str, ...]
     read: Callable[[Record], Case]
     source: str
+    topic: Callable[[Record], Topic] | None = None
 
     def fits(self, row: dict[str, object]) -> bool:
         """Whether a record has all of the fields."""
@@ -29,7 +34,14 @@ def _errata(record: Record) -> Case:
     """A plain fact, or one with the prompts that examine it."""
     fact = record.fact(*(record.text(name) for name in ("prompt", "subject", "target_new")))
     lists = {name: record.texts(name, blanks=name.endswith("answers")) for name in OPTIONAL_LISTS}
-    return Case(fact, record.id, record.maybe("target_true") or None, **lists)
+    checks = {
+        name: tuple(
+            Check(entry.text("kind"), entry.text("prompt"), entry.maybe("answer"))
+            for entry in record.parts(f"{name}_checks")
+        )
+        for name in OPTIONAL_CHECKS
+    }
+    return Case(fact, record.id, record.maybe("target_true") or None, **lists, **checks)
 
 
 def _flattened(record: Record) -> Case:
@@ -53,7 +65,23 @@ def _rewrite(record: Record, rewrite: Record, paraphrases: tuple[str, ...]) -> C
         true if true not in ("", _NO_ANSWER) else None,
         paraphrases=paraphrases,
         neighbourhood=record.texts("neighborhood_prompts"),
+        portability=_one_hop(record),
+        generation=record.texts("generation_prompts"),
     )
+
+
+def _topic(record: Record) -> Topic:
+    """The relation and the new target of a case's (first) rewrite."""
+    rewrite = record.parts("requested_rewrite")[0]
+    return rewrite.text("relation_id"), rewrite.part("target_new").text("id")
+
+
+def _one_hop(record: Record) -> tuple[Check, ...]:
+    """What EasyEdit's extended files of ZsRE and CounterFact add to a record."""
+    if not isinstance(record.row.get("portability"), dict):
+        return ()
+    hop = record.part("portability")
+    return (Check("one_hop", hop.text("New Question"), hop.text("New Answer")),)
 
 
 def _nested(record: Record) -> Case:
@@ -77,33 +105,39 @@ def _mend(record: Record) -> Case:
         paraphrases=record.texts("rephrase"),
         neighbourhood=(_question(record.text("loc")),),
         neighbourhood_answers=record.texts("loc_ans", blanks=True),
+        portability=_one_hop(record),
     )
 
 
 def _easyedit(record: Record) -> Case:
     """EasyEdit's CounterFact and WikiBigEdit: the subject stands in the prompt."""
+    near = record.texts("locality_prompt")
+    answers = record.texts("locality_ground_truth", blanks=True)
+    local = zip(near, answers, strict=False) if answers else ()  # a Case refuses lists of unlike length
     return Case(
         record.fact_inside(record.text("prompt"), record.text("subject"), record.text("target_new")),
         record.id,
         record.maybe("ground_truth") or None,
         paraphrases=record.texts("rephrase_prompt", "rephrase"),
-        neighbourhood=record.texts("locality_prompt"),
-        neighbourhood_answers=record.texts("locality_ground_truth", blanks=True),
+        neighbourhood=near,
+        neighbourhood_answers=answers,
+        locality=tuple(Check("neighborhood", prompt, answer) for prompt, answer in local),
     )
 
 
 def _knowedit(record: Record) -> Case:
-    """KnowEdit: all kinds of locality prompts are neighbourhood; portability prompts are not scored yet."""
-    locality = record.row.get("locality") or {}
-    local = [entry for kind in locality for entry in record.part("locality").parts(kind)]
+    """KnowEdit: prompts of locality, of all kinds, are the neighbourhood too."""
+    local = record.checks("locality")
     subject = record.text("subject", "concept")
     return Case(
         record.fact_inside(record.text("prompt", "text"), subject, record.text("target_new", "labels")),
         record.id,
         record.maybe("ground_truth") or None,
         paraphrases=record.texts("rephrase", "rephrase_prompt"),
-        neighbourhood=tuple(entry.text("prompt") for entry in local),
-        neighbourhood_answers=tuple(entry.maybe("ground_truth") for entry in local),
+        neighbourhood=tuple(check.prompt for check in local),
+        neighbourhood_answers=tuple(check.answer for check in local),
+        portability=record.checks("portability"),
+        locality=local,
     )
 
 
@@ -115,8 +149,8 @@ def _question(text: str) -> str:
 _FACT = ("prompt", "subject", "target_new")
 
 LAYOUTS: tuple[RecordLayout, ...] = (  # the first that fits is taken: special ones stand before general ones
-    RecordLayout("mquake", ("requested_rewrite", "questions"), _multi_hop, "spec evaluation 5.6"),
-    RecordLayout("rome", ("requested_rewrite",), _nested, "spec evaluation 5.1"),
+    RecordLayout("mquake", ("requested_rewrite", "questions"), _multi_hop, "spec evaluation 5.6", _topic),
+    RecordLayout("rome", ("requested_rewrite",), _nested, "spec evaluation 5.1", _topic),
     RecordLayout("mend", ("src", "subject", "answers", "loc"), _mend, "spec evaluation 5.2"),
     RecordLayout("fe", (*_FACT, "paraphrase_prompts"), _flattened, "spec evaluation 5.3"),
     RecordLayout(

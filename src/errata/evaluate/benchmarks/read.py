@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,25 @@ from errata.errors import BadRecord, ErrataError, UnknownName
 from errata.evaluate.base import Case
 from errata.evaluate.benchmarks.layouts import LAYOUTS, RecordLayout
 from errata.evaluate.benchmarks.record import Record
+from errata.evaluate.references import Topic, read_references
 from errata.fact import read_records
 
 _SHOWN = 10
 
 
-def read_cases(path: str | Path, layout: str | None = None, limit: int | None = None) -> list[Case]:
+def read_cases(
+    path: str | Path,
+    layout: str | None = None,
+    limit: int | None = None,
+    references: str | Path | None = None,
+) -> list[Case]:
     """The first `limit` records of a JSON, JSON lines or CSV file, in the order of the file.
 
     `layout` is the name of a row of `LAYOUTS`; None takes the one that the first record's fields fit.
+    `references` is a file of reference texts (`read_references`), which `Consistency` compares free texts with.
     Raises BadRecord naming every record that cannot be read: none is left out, so that case i is record i.
     """
-    return _cases(read_records(path)[:limit], layout)
+    return _cases(read_records(path)[:limit], layout, references)
 
 
 def detect_layout(path: str | Path) -> str:
@@ -37,6 +45,7 @@ def read_hub_cases(
     config: str | None = None,
     layout: str | None = None,
     limit: int | None = None,
+    references: str | Path | None = None,
     **options: Any,
 ) -> list[Case]:
     """As `read_cases`, from a dataset of the hub or a local folder of one; `options` go to `load_dataset`.
@@ -48,18 +57,25 @@ def read_hub_cases(
     except ImportError:
         raise ErrataError(f"{name}: reading datasets needs `pip install 'errata[hub]'`") from None
     rows = load_dataset(name, config, split=split, **options)
-    return _cases([(f"{name} {split}[{i}]", row) for i, row in enumerate(islice(rows, limit))], layout)
+    return _cases([(f"{name} {split}[{i}]", row) for i, row in enumerate(islice(rows, limit))], layout, references)
 
 
-def _cases(rows: Iterable[tuple[str, dict[str, Any]]], layout: str | None) -> list[Case]:
+def _cases(rows: Iterable[tuple[str, dict[str, Any]]], layout: str | None, references: str | Path | None) -> list[Case]:
     rows = list(rows)
     if not rows:
         raise BadRecord("no records to read; the limit must be at least 1")
     chosen = _named(layout) if layout else _fitting(*rows[0])
+    texts = read_references(references) if references else {}
+    if references and chosen.topic is None:
+        raise BadRecord(
+            f"records of layout {chosen.name!r} do not say which texts of {references} are theirs: they have no "
+            "relation_id and no id of their target. The files of CounterFact's authors have both."
+        )
     cases, problems = [], []
     for number, (where, row) in enumerate(rows):
         try:
-            cases.append(chosen.read(Record(where, number, row)))
+            record = Record(where, number, row)
+            cases.append(_with_references(chosen.read(record), chosen, record, texts))
         except BadRecord as error:
             problems.append(str(error) if where in str(error) else f"{where}: {error}")
     if problems:
@@ -69,6 +85,12 @@ def _cases(rows: Iterable[tuple[str, dict[str, Any]]], layout: str | None) -> li
             f"{len(problems)} of {len(rows)} records do not fit the layout {chosen.name!r}:\n  {listed}{more}"
         )
     return cases
+
+
+def _with_references(case: Case, layout: RecordLayout, record: Record, texts: Mapping[Topic, tuple[str, ...]]) -> Case:
+    if not texts or layout.topic is None:
+        return case
+    return replace(case, references=texts.get(layout.topic(record), ()))
 
 
 def _named(name: str) -> RecordLayout:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from errata.errors import BadRecord
+from errata.evaluate.base import Check
 from errata.fact import Fact
 
 
@@ -61,6 +62,31 @@ class Record:
         if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
             raise self.wrong(name, "expected a list of objects", value)
         return [Record(self.where, self.number, {"id": self.id} | entry) for entry in value]
+
+    def checks(self, name: str) -> tuple[Check, ...]:
+        """A field {kind: entry or entries}, each entry a `prompt` and its `ground_truth`, one text or a list each.
+
+        Of alternative answers the first that is not blank is taken; "" where there is none (spec evaluation 3).
+        """
+        if not self.row.get(name):
+            return ()
+        kinds = self.part(name)
+        return tuple(
+            Check(re.sub(r"\W+", "_", kind.strip().lower()), prompt, answer)
+            for kind in self.row[name]
+            for entry in kinds.parts(kind)
+            for prompt, answer in entry.pairs("prompt", "ground_truth")
+        )
+
+    def pairs(self, prompt: str, answer: str) -> list[tuple[str, str]]:
+        """A prompt and its answer; or, where the prompt is a list, each with the answer at its place."""
+        if not isinstance(self.row.get(prompt), list):
+            return [(self.text(prompt), self.maybe(answer))]
+        prompts, answers = self.row[prompt], self.row.get(answer)
+        if not isinstance(answers, list) or len(answers) != len(prompts):
+            raise self.wrong(answer, f"expected a list of {len(prompts)}, one for each prompt", answers)
+        rows = [{prompt: one, answer: other} for one, other in zip(prompts, answers, strict=True)]
+        return [pair for row in rows for pair in Record(self.where, self.number, self.row | row).pairs(prompt, answer)]
 
     def fact(self, prompt: str, subject: str, target_new: str) -> Fact:
         """A fact whose prompt has its `{}` already."""

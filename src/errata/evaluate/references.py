@@ -1,0 +1,79 @@
+"""Reference texts: what is written about things of which an attribute is true, and TF-IDF vectors to compare with."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from errata.errors import BadRecord, ErrataError
+
+Topic = tuple[str, str]
+"""Ids of a relation and of its object, as ("P103", "Q1860")."""
+
+
+def read_references(path: str | Path) -> dict[Topic, tuple[str, ...]]:
+    """CounterFact's `attribute_snippets.json`: rows of relation_id, target_id and samples, each with a text.
+
+    Raises BadRecord naming the row.
+    """
+    path = Path(path)
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadRecord(f"{path}: no reference texts could be read: {error}") from error
+    found: dict[Topic, list[str]] = defaultdict(list)
+    for number, row in enumerate(rows if isinstance(rows, list) else [rows]):
+        try:
+            found[str(row["relation_id"]), str(row["target_id"])] += [str(sample["text"]) for sample in row["samples"]]
+        except (KeyError, TypeError) as error:
+            raise BadRecord(
+                f"{path}[{number}]: expected relation_id, target_id and samples with a text each, found "
+                f"{', '.join(map(repr, row)) if isinstance(row, Mapping) else repr(row)[:80]}"
+            ) from error
+    return {topic: tuple(texts) for topic, texts in found.items()}
+
+
+@dataclass(frozen=True)
+class TfIdf:
+    """Term vectors of texts, from scikit-learn. `source` says where the document frequencies are from."""
+
+    source: str
+    vectoriser: Any = field(repr=False)
+
+    @classmethod
+    def fit(cls, texts: Iterable[str]) -> TfIdf:
+        """Document frequencies of these texts."""
+        return cls("own references", _vectoriser()().fit(list(texts)))
+
+    @classmethod
+    def read(cls, idf: str | Path, vocabulary: str | Path) -> TfIdf:
+        """The published arrays: `idf.npy` [term], and `tfidf_vocab.json`, term -> index. Raises ErrataError."""
+        try:
+            terms = json.loads(Path(vocabulary).read_text(encoding="utf-8"))
+            weights = np.load(idf, allow_pickle=False)
+            made = _vectoriser()(vocabulary=terms)
+            made.idf_ = weights
+        except (OSError, ValueError) as error:
+            raise ErrataError(
+                f"{idf}, {vocabulary}: not the weights and the index of one set of terms: {error}"
+            ) from error
+        return cls(Path(idf).name, made)
+
+    def cosine(self, one: str, other: str) -> float:
+        """0 where either text has none of the terms."""
+        a, b = self.vectoriser.transform([one, other])
+        return float(a.multiply(b).sum())  # both have length 1, or 0
+
+
+def _vectoriser() -> Any:
+    try:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+    except ImportError:
+        raise ErrataError("consistency compares TF-IDF vectors: it needs `pip install 'errata[text]'`") from None
+    return TfidfVectorizer
