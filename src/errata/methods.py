@@ -32,7 +32,10 @@ from errata.targets import (
     EveryLayer,
     ForwardReplay,
     GraduatedReplay,
+    InContext,
+    LeftPadded,
     SingleLayer,
+    SingleProjection,
     TargetConstruction,
 )
 
@@ -117,7 +120,11 @@ BLUE = "BLUE 2502.03748"
 BLUE_IN_FE = "BLUE as in FE's code"
 PMET = "PMET 2308.08742"
 ADAEDIT = "AdaEdit as in FE's code"
+NAMET = "NAMET as in FE's code"
+LTI = "LTI as in FE's code"
 ROME = "ROME 2202.05262"
+ROME_ORIGINAL = "ROME as published"
+RECT_AFTER = "RECT as in AlphaEdit's"
 ALPHAEDIT = "AlphaEdit 2410.02355"
 RECT = "RECT 2401.04700"
 PRUNE = "PRUNE 2405.16821"
@@ -146,13 +153,20 @@ METHODS: dict[str, Method] = {
     "every-layer": Pair(EveryLayer(), LeastSquares(), FE),
     "pmet": Pair(BackwardSpreading("sqrt", space="mlp"), LeastSquares(), PMET),
     "adaedit": Pair(BackwardSpreading(space="mlp"), Truncated(LeastSquares()), ADAEDIT),
+    "namet": Pair(LeftPadded(BackwardSpreading()), LeastSquares(), NAMET),
+    "namet+fe": Pair(LeftPadded(ForwardReplay()), LeastSquares(), NAMET),
+    "memit+lti": Pair(InContext(BackwardSpreading()), LeastSquares(), LTI),
+    "memit+fe+lti": Pair(InContext(ForwardReplay()), LeastSquares(), LTI),
+    "rome-original": Pair(SingleProjection(), RankOne(divisor="bare"), ROME_ORIGINAL, batch=1),
     "rome": Pair(SingleLayer(), RankOne(), ROME, batch=1),
     "alphaedit": Pair(BackwardSpreading(), NullSpace(), ALPHAEDIT),
     "alphaedit+fe": Pair(ForwardReplay(), NullSpace(), FE),
     "alphaedit+blue": Pair(BoundaryLayers(), NullSpace(), BLUE),
+    "alphaedit+blue-unedited": Pair(BoundaryLayers(anew=False), NullSpace(), BLUE_IN_FE),
     "rect": Pair(BackwardSpreading(), Sparsified(LeastSquares()), RECT),
     "rect+fe": Pair(ForwardReplay(), Sparsified(LeastSquares()), FE),
     "rect+blue": Pair(BoundaryLayers(), Sparsified(LeastSquares()), BLUE),
+    "rect-after": Pair(BackwardSpreading(), Sparsified(LeastSquares(), 0.4, "relative", "after_all"), RECT_AFTER),
     "prune": Pair(BackwardSpreading(), Restrained(LeastSquares()), PRUNE),
     "prune+fe": Pair(ForwardReplay(), Restrained(LeastSquares()), FE),
     "prune+blue": Pair(BoundaryLayers(), Restrained(LeastSquares()), BLUE),

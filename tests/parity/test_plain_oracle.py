@@ -1,22 +1,10 @@
-"""The plain oracle against what the published code computed, in float64, where that recording is at hand.
-
-ERRATA_REFERENCE names the folder of the recording (facts.json, contexts.json, llama/...). Without it these
-tests are skipped, by name.
-"""
+"""The plain oracle against what the published code computed, in float64, where that recording is at hand."""
 
 from __future__ import annotations
 
-import json
-import os
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.plain import (
     AnchorSettings,
@@ -28,63 +16,22 @@ from benchmarks.plain import (
     plain_sweep,
     spread,
 )
+from tests.parity.recording import Recording, needs_recordings
 
-REFERENCE = os.environ.get("ERRATA_REFERENCE")
-pytestmark = pytest.mark.skipif(REFERENCE is None, reason="ERRATA_REFERENCE names no folder")
+pytestmark = needs_recordings
 WINDOW = (2, 3, 4, 5)
 STRONG = AnchorSettings(lr=0.5, evaluations=40, clamp=4.0)
 
 
-@dataclass(frozen=True)
-class Row:
-    prompt: str
-    subject: str
-    target_new: str
-
-
-@dataclass(frozen=True)
-class Recording:
-    """The llama set: the model in float64, its facts, and what the reference computed from them."""
-
-    lm: PlainModel
-    facts: list[dict[str, Any]]
-    contexts: list[list[str]]
-    targets: dict[str, Tensor]
-    keys: dict[str, Tensor]
-    deltas: dict[str, Tensor]
-    blue_repository: dict[str, Tensor]
-    moments: dict[int, Tensor]
-    log: dict[str, Any]
-
-    @property
-    def rows(self) -> list[Row]:
-        return [Row(fact["prompt"], fact["subject"], fact["target_new"]) for fact in self.facts]
-
-    def target(self, name: str) -> Tensor:
-        return self.targets[f"f64.{name}"].T  # stored with facts as columns
-
-    def delta(self, name: str) -> Tensor:
-        return self.deltas[f"{name}.A"].double() @ self.deltas[f"{name}.B"].double()
+@pytest.fixture(scope="module")
+def lm(recorded: Recording) -> PlainModel:
+    decoder = recorded.decoder
+    return PlainModel(decoder.model, decoder.tokenizer, decoder.layout.blocks, decoder.layout.down_projection)
 
 
 @pytest.fixture(scope="module")
-def recorded() -> Recording:
-    root = Path(str(REFERENCE))
-    folder = root / "llama"
-    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float64).eval()
-    model.requires_grad_(False)
-    arrays = {name: load_file(folder / f"{name}.safetensors") for name in ("targets", "keys", "deltas", "cov")}
-    return Recording(
-        lm=PlainModel(model, AutoTokenizer.from_pretrained(folder / "model")),
-        facts=json.loads((root / "facts.json").read_text()),
-        contexts=json.loads((root / "contexts.json").read_text()),
-        targets=arrays["targets"],
-        keys=arrays["keys"],
-        deltas=arrays["deltas"],
-        blue_repository=load_file(folder / "other_repos_blue.safetensors"),
-        moments={layer: arrays["cov"][f"layer{layer}"].double() for layer in WINDOW},
-        log=json.loads((folder / "z_log.json").read_text())["f64"],
-    )
+def moments(recorded: Recording) -> dict[int, Tensor]:
+    return {layer: recorded.statistics[layer].moment for layer in WINDOW}
 
 
 def off(found: Tensor, expected: Tensor) -> float:
@@ -93,8 +40,8 @@ def off(found: Tensor, expected: Tensor) -> float:
 
 
 @pytest.mark.parametrize("layer", WINDOW)
-def test_anchors_are_the_references(recorded: Recording, layer: int) -> None:
-    anchors = plain_anchors(recorded.lm, recorded.rows, recorded.contexts, layer)
+def test_anchors_are_the_references(recorded: Recording, lm: PlainModel, layer: int) -> None:
+    anchors = plain_anchors(lm, recorded.facts, recorded.contexts.groups, layer)
     assert off(anchors.z, recorded.target(f"all.layer{layer}")) < 1e-9
     assert anchors.evaluations == recorded.log["all"]["evaluations"][str(layer)]
     for which, position in (("first", 0), ("last", -1)):
@@ -102,36 +49,35 @@ def test_anchors_are_the_references(recorded: Recording, layer: int) -> None:
             assert parts[position] == pytest.approx((logged["nll"], logged["kl"], logged["weight_decay"]), abs=6e-4)
 
 
-def test_strong_anchors_are_the_references(recorded: Recording) -> None:
-    anchors = plain_anchors(recorded.lm, recorded.rows, recorded.contexts, 5, STRONG)
+def test_strong_anchors_are_the_references(recorded: Recording, lm: PlainModel) -> None:
+    anchors = plain_anchors(lm, recorded.facts, recorded.contexts.groups, 5, STRONG)
     assert off(anchors.z, recorded.target("strong.all.layer5")) < 1e-9
     assert anchors.evaluations == recorded.log["strong_all_layer5"]["evaluations"]["5"]
 
 
-def test_anchors_stop_early_as_the_references_do(recorded: Recording) -> None:
-    rows = [Row(fact["prompt"], fact["subject"], fact["target_true"]) for fact in recorded.facts]
-    anchors = plain_anchors(recorded.lm, rows, [["{}"]], 5)
+def test_anchors_stop_early_as_the_references_do(recorded: Recording, lm: PlainModel) -> None:
+    anchors = plain_anchors(lm, recorded.true_facts, [["{}"]], 5)
     assert off(anchors.z, recorded.target("earlystop_target_true_bare_template.layer5")) < 1e-9
     assert anchors.evaluations == recorded.log["earlystop"]["evaluations"]["5"]
 
 
 @pytest.mark.parametrize("run", ["firstforward", "strong.firstforward"])
-def test_replayed_targets_are_the_references(recorded: Recording, run: str) -> None:
+def test_replayed_targets_are_the_references(recorded: Recording, lm: PlainModel, run: str) -> None:
     first = recorded.target(f"{run}.layer2")
-    targets = plain_replay(recorded.lm, recorded.rows, first, 2, WINDOW)
+    targets = plain_replay(lm, recorded.facts, first, 2, WINDOW)
     for layer in WINDOW:
         assert off(targets[layer], recorded.target(f"{run}.layer{layer}")) < 1e-12
 
 
 @pytest.mark.parametrize("layer", WINDOW)
-def test_states_and_keys_are_the_references(recorded: Recording, layer: int) -> None:
-    assert off(recorded.lm.states(recorded.rows, layer), recorded.target(f"init.layer{layer}")) < 1e-12
-    keys = recorded.lm.keys(recorded.rows, recorded.contexts, layer)
-    assert off(keys, recorded.keys[f"f64.unedited.layer{layer}"].double()) < 1e-7  # stored in float32
+def test_states_and_keys_are_the_references(recorded: Recording, lm: PlainModel, layer: int) -> None:
+    assert off(lm.states(recorded.facts, layer), recorded.target(f"init.layer{layer}")) < 1e-12
+    keys = lm.keys(recorded.facts, recorded.contexts.groups, layer)
+    assert off(keys, recorded.arrays["keys"][f"f64.unedited.layer{layer}"].double()) < 1e-7  # stored in float32
 
 
 @pytest.mark.parametrize("run", ["memit", "one_layer", "blue_memit", "fe_memit", "strong_memit", "strong_fe_memit"])
-def test_updates_are_the_references(recorded: Recording, run: str) -> None:
+def test_updates_are_the_references(recorded: Recording, lm: PlainModel, moments: dict[int, Tensor], run: str) -> None:
     strong = "strong." if run.startswith("strong") else ""
     targets = {
         "memit": {5: recorded.target(f"{strong}all.layer5")},
@@ -145,20 +91,17 @@ def test_updates_are_the_references(recorded: Recording, run: str) -> None:
         "blue_memit": each_its_own((2, 5)),
         "fe_memit": each_its_own(WINDOW),
     }[run.removeprefix("strong_")]
-    before = recorded.lm.states(recorded.rows, 7)
+    before = lm.states(recorded.facts, 7)
     weight = 1.0 if strong else 150.0
-    changes = plain_sweep(recorded.lm, recorded.rows, recorded.contexts, steps, targets, recorded.moments, weight)
+    changes = plain_sweep(lm, recorded.facts, recorded.contexts.groups, steps, targets, moments, weight)
     for layer, change in changes.items():
-        expected = recorded.delta(f"f64.{run}.layer{layer}")
+        expected = recorded.update(f"f64.{run}", layer)
         assert float((change - expected).norm() / expected.norm()) < 1e-6
-    assert torch.equal(recorded.lm.states(recorded.rows, 7), before)
+    assert torch.equal(lm.states(recorded.facts, 7), before)
 
 
-def test_blue_as_its_repository_runs_it(recorded: Recording) -> None:
-    changes = plain_blue_after_first_edit(
-        recorded.lm, recorded.rows, recorded.contexts, (2, 5), recorded.moments, 150.0
-    )
+def test_blue_as_its_repository_runs_it(recorded: Recording, lm: PlainModel, moments: dict[int, Tensor]) -> None:
+    changes = plain_blue_after_first_edit(lm, recorded.facts, recorded.contexts.groups, (2, 5), moments, 150.0)
     for layer, change in changes.items():
-        name = f"blue_memit_blue_repo.layer{layer}"
-        expected = (recorded.blue_repository[f"{name}.A"] @ recorded.blue_repository[f"{name}.B"]).double()
+        expected = recorded.update("blue_memit_blue_repo", layer, "other_repos_blue")
         assert float((change - expected).norm() / expected.norm()) < 2e-3  # recorded in float32

@@ -1,84 +1,104 @@
-"""Our scores of the reference's unedited model are the recorded ones. Needs ERRATA_REFERENCE (a folder)."""
+"""Our scores of the reference's models, unedited and edited by the reference, are the recorded ones."""
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from errata.decoder.decoder import Decoder
 from errata.delta import WeightDelta
 from errata.evaluate import Case, Recall, Specificity, evaluate, probes
 from errata.evaluate.benchmarks import read_cases
+from tests.parity.recording import ROOT, Recording, needs_recordings, read
 
-pytestmark = pytest.mark.skipif(
-    "ERRATA_REFERENCE" not in os.environ, reason="ERRATA_REFERENCE does not point to recorded numbers"
-)
-FOLDER = Path(os.environ.get("ERRATA_REFERENCE", "."))
+pytestmark = needs_recordings
 NAMES = {"efficacy": "rewrite_prompts", "generalisation": "paraphrase_prompts", "neighbourhood": "neighborhood_prompts"}
 MEASURES = {"success": "probs", "accuracy": "correct", "diff": "diff"}
-
-
-RUNS = ("unedited", "memit", "one_layer", "fe_memit", "alphaedit", "rect", "emmet", "strong_fe_memit")
+SCORED = ("unedited", "memit", "one_layer", "fe_memit", "alphaedit", "rect", "emmet", "strong_fe_memit")
+OTHERS = (
+    *("blue_memit", "blue_alphaedit", "fe_alphaedit", "fe_rect", "prune", "fe_prune", "fe_emmet", "pmet"),
+    *("prune_active", "fe_prune_active", "rome_fact0_layer3", "rome_fact0_spread", "strong_memit"),
+    *("memit_seq", "fe_memit_seq", "alphaedit_seq", "fe_alphaedit_seq", "alphaedit_seq_online_z"),
+    "strong_fe_alphaedit",
+)
 
 
 @pytest.fixture(scope="module")
 def cases() -> list[Case]:
-    return read_cases(FOLDER / "facts.json")
+    return read_cases(ROOT / "facts.json")
 
 
 @pytest.fixture(scope="module")
-def decoder() -> Decoder:
-    return Decoder.from_pretrained(FOLDER / "llama" / "model")
+def single(recorded: Recording) -> Decoder:
+    """The recorded model in float32, as it was scored."""
+    return Decoder.from_pretrained(ROOT / recorded.name / "model")
 
 
-@pytest.fixture(params=RUNS)
-def run(request: pytest.FixtureRequest, decoder: Decoder) -> str:
-    """Puts the run's recorded update, made by the reference, on the model."""
-    name: str = request.param
-    stored = load_file(FOLDER / "llama" / "deltas.safetensors")
-    changes = {}
-    for layer in range(decoder.depth):
-        tag = f"f64.{name}.layer{layer}"
-        if tag in stored:
-            changes[decoder.parameter_name(layer)] = stored[tag].double()
-        elif f"{tag}.A" in stored:
-            changes[decoder.parameter_name(layer)] = stored[f"{tag}.A"].double() @ stored[f"{tag}.B"].double()
-    assert bool(changes) == (name != "unedited")
+def put_on(decoder: Decoder, recorded: Recording, run: str) -> None:
+    """The run's recorded update, made by the reference."""
+    layers = recorded.layers(run)
+    assert bool(layers) == (run != "unedited")
+    changes = {decoder.parameter_name(layer): recorded.total(run, layer) for layer in layers}
     decoder.put_on(WeightDelta(decoder.fingerprint, changes))
-    return name
 
 
-def test_every_nll_and_hit_is_the_recorded_one(decoder: Decoder, cases: list[Case], run: str) -> None:
-    """Prompts in the order rewrite, two paraphrases, ten neighbours; nll of new and true, hit of the wanted one."""
+@pytest.fixture
+def exact(recorded: Recording) -> Iterator[Decoder]:
+    yield recorded.decoder
+    recorded.decoder.restore()
+
+
+def nlls(decoder: Decoder, cases: list[Case]) -> torch.Tensor:
+    """[fact, prompt, 3]: prompts in the order rewrite, two paraphrases, ten neighbours; nll of new and true, hit."""
     asked = []
     for case in cases:
         prompts = [case.fact.text, *case.paraphrases, *case.neighbourhood]
-        asked += [Recall(prompt, answer) for prompt in prompts for answer in (case.fact.target_new, case.target_true)]
+        answers = (case.fact.target_new, str(case.target_true))
+        asked += [Recall(prompt, answer) for prompt in prompts for answer in answers]
     readings = Recall.ask(decoder, asked)
     pairs = list(zip(readings[::2], readings[1::2], strict=True))
     wanted = [new if i % 13 < 3 else true for i, (new, true) in enumerate(pairs)]
     rows = [[new.nll, true.nll, right.exact] for (new, true), right in zip(pairs, wanted, strict=True)]
-    found = torch.tensor(rows).reshape(len(cases), 13, 3)
-    expected = load_file(FOLDER / "llama" / "evals.safetensors")[f"f32.nll.{run}"]
-    torch.testing.assert_close(found, expected.to(found.dtype), atol=1e-4, rtol=1e-4)
+    return torch.tensor(rows, dtype=torch.float64).reshape(len(cases), 13, 3)
 
 
-def test_every_metric_is_the_recorded_one(decoder: Decoder, cases: list[Case], run: str) -> None:
-    recorded = json.loads((FOLDER / "llama" / "metrics.json").read_text())[run]
-    scores = evaluate(decoder, cases, probes("belief", "neighbourhood", "specificity"))
+def test_every_scored_run_is_asked_for_here(recorded: Recording) -> None:
+    assert {f"f64.nll.{run}" for run in (*SCORED, *OTHERS)} == {k for k in recorded.arrays["evals"] if k[:3] == "f64"}
+
+
+@pytest.mark.parametrize("run", [*SCORED, *OTHERS])
+def test_every_nll_and_hit_in_float64_is_the_recorded_one(
+    recorded: Recording, exact: Decoder, cases: list[Case], run: str
+) -> None:
+    put_on(exact, recorded, run)
+    expected = recorded.arrays["evals"][f"f64.nll.{run}"].double()
+    torch.testing.assert_close(nlls(exact, cases), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("run", SCORED)
+def test_every_nll_and_hit_is_the_recorded_one(
+    recorded: Recording, single: Decoder, cases: list[Case], run: str
+) -> None:
+    put_on(single, recorded, run)
+    expected = recorded.arrays["evals"][f"f32.nll.{run}"].double()
+    torch.testing.assert_close(nlls(single, cases), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("run", SCORED)
+def test_every_metric_is_the_recorded_one(recorded: Recording, single: Decoder, cases: list[Case], run: str) -> None:
+    put_on(single, recorded, run)
+    given = read(f"{recorded.name}/metrics.json")[run]
+    scores = evaluate(single, cases, probes("belief", "neighbourhood", "specificity"))
     for kind, theirs in NAMES.items():
         for measure, suffix in MEASURES.items():
             sign = -1 if (kind, measure) == ("neighbourhood", "diff") else 1  # theirs is always new minus true
             score = scores[f"{kind}_{measure}"]
-            assert sign * score.value == pytest.approx(recorded["counterfact"][f"{theirs}_{suffix}"], abs=1e-4)
+            assert sign * score.value == pytest.approx(given["counterfact"][f"{theirs}_{suffix}"], abs=1e-4)
             each = [sign * value for value in score.per_case if value is not None]
-            assert each == pytest.approx([fact[f"{theirs}_{suffix}"] for fact in recorded["per_fact"]], abs=1e-4)
-    for measure, value in recorded["locality"].items():
+            assert each == pytest.approx([fact[f"{theirs}_{suffix}"] for fact in given["per_fact"]], abs=1e-4)
+    for measure, value in given["locality"].items():
         probe = Specificity(measure, compatibility=True)
-        assert probe(decoder, cases).value == pytest.approx(value, abs=1e-4), measure
+        assert probe(single, cases).value == pytest.approx(value, abs=1e-4), measure
         assert run != "unedited" or scores[f"specificity_{measure}"].value == value

@@ -156,7 +156,7 @@ def anchors_needed(plan: Planned) -> dict[str, set[str]]:
         return {}
     construction, window = row.construction, plan.recipe.window
     made_of = [plan.identity[key] for key in ("model", "dtype", "anchor", "context_seed")]
-    shared = digest([*made_of, construction.space])
+    shared = digest([*made_of, repr(construction.search)])
     facts = [repr(case.fact) for case in plan.cases]
     size = plan.identity["schedule"]["batch"] if plan.schedule.targets == "current" else None
     first, later = facts[: size or len(facts)], facts[size or len(facts) :]

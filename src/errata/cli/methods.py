@@ -46,7 +46,7 @@ def told(part: TargetConstruction | Solver) -> str:
     changed: list[str] = []
     for f in fields(part):  # type: ignore[arg-type]
         value: Any = getattr(part, f.name)
-        if isinstance(value, Solver):
+        if isinstance(value, Solver | TargetConstruction):
             changed.append(told(value))
         elif value != f.default:
             changed.append(f"{f.name}={value}" if isinstance(value, bool) else str(value))

@@ -261,11 +261,16 @@ class Tails:
                 mlp = blocks[-1].get_submodule(self.decoder.layout.mlp)
                 hold.enter_context(self._only_wanted(mlp, stack, hidden.shape))
             own = self.decoder.run(
-                stack.ids, enter=(self.entry, hidden), head=lambda state: state[stack.wanted][None], **inputs
+                stack.ids,
+                enter=(self.entry, hidden),
+                head=lambda state: state[beside(stack.wanted, state)][None],
+                **inputs,
             )
         assert own is not None
-        own = own[0].to(self.decoder.precision)
-        return (own, own) if lens is None else (self.decoder.lens(seen["lens"][stack.wanted]).to(own), own)
+        own = own[0].to(self.decoder.device, self.decoder.precision)
+        if lens is None:
+            return own, own
+        return self.decoder.lens(seen["lens"][beside(stack.wanted, seen["lens"])]).to(own), own
 
     def state(self, stack: Stack, delta: Float[Tensor, "fact part model"], layer: int) -> Float[Tensor, "wanted model"]:
         """What block `layer` gives at the wanted positions, with delta added to what is moved. It ends there."""
@@ -275,7 +280,8 @@ class Tails:
                 hold.enter_context(hooks.substitute(module, move))
             seen = hold.enter_context(hooks.capture({"end": self.decoder.blocks[layer]}))
             self.decoder.run(stack.ids, enter=(self.entry, hidden), leave=layer, **inputs)
-        return seen["end"][stack.wanted].to(self.decoder.precision)
+        end = seen["end"]
+        return end[beside(stack.wanted, end)].to(self.decoder.device, self.decoder.precision)
 
     def _moving(self, stack: Stack, delta: Tensor) -> tuple[list[hooks.Change], Tensor, dict[str, Any]]:
         """What adds delta, the state that enters, and what enters beside it."""
@@ -293,14 +299,14 @@ class Tails:
     def _adding(stack: Stack, part: Float[Tensor, "fact model"]) -> hooks.Change:
         """Adds each fact's vector at its decisive tokens."""
         moved = part[stack.moved_by]
-        return lambda state: state.index_put(stack.moved, moved.to(state), accumulate=True)
+        return lambda state: state.index_put(beside(stack.moved, state), moved.to(state), accumulate=True)
 
     @staticmethod
     def _only_wanted(mlp: nn.Module, stack: Stack, shape: torch.Size) -> AbstractContextManager[None]:
         def scatter(output: Tensor) -> Tensor:
-            return output.new_zeros(shape).index_put(stack.wanted, output[0])
+            return output.new_zeros(shape).index_put(beside(stack.wanted, output), output[0])
 
-        return hooks.narrow(mlp, lambda state: state[stack.wanted][None], scatter)
+        return hooks.narrow(mlp, lambda state: state[beside(stack.wanted, state)][None], scatter)
 
     def _behind_padding(self, sequences: Sequence[Sequence_], length: int) -> dict[str, Tensor]:
         """The usual mask of rows that are padded in front; none if none are, as causality does the rest."""
@@ -315,6 +321,11 @@ class Tails:
             ~allowed, torch.finfo(self.decoder.dtype).min
         )
         return mask[:, None].to(self.decoder.device)
+
+
+def beside(places: tuple[Tensor, Tensor], state: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices on the device of what they index: blocks may lie on several."""
+    return places[0].to(state.device), places[1].to(state.device)
 
 
 def _padded(tensor: Tensor, length: int, dim: int) -> Tensor:
