@@ -16,12 +16,13 @@ from errata.cli.methods import methods
 from errata.cli.report import report
 from errata.cli.statistics import statistics
 from errata.cli.store import store_app
+from errata.cli.study import study
 from errata.errors import ErrataError
 
 INTERRUPTED = 130
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Change what a language model believes.")
-for verb in (demo, edit, evaluate, bench, report, statistics, doctor, methods):
+for verb in (demo, edit, evaluate, bench, study, report, statistics, doctor, methods):
     app.command()(verb)
 app.add_typer(store_app, name="store")
 

@@ -1,0 +1,126 @@
+"""Cosines (table 1): does the shift made at a layer move the last layer the way it was meant to?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from errata.report.tables import Grid
+from errata.study.finding import Finding, PerFact, cosine, norm
+from errata.study.trajectory import trajectory
+from errata.study.trial import Trial
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PAPER = (0.34, 0.41, 0.54, 0.72, 1.00)
+"""Table 1 of arXiv 2605.00358: Llama3-8B-Instruct, layers 4-8, 2000 MCF facts, achieved against passive."""
+
+
+_CURVES = (("achieved", "cos(a, b)", "o-"), ("intended", "cos(R, b)", "s:"), ("solved", "cos(R, a)", "^--"))
+
+
+@dataclass(frozen=True)
+class StepCosines:
+    """One step. a = shift of layer l, b = shift it causes at the last layer L, R = z_L - h_L before the step."""
+
+    layer: int
+    achieved: PerFact
+    """cos(a, b), as published code has it."""
+    intended: PerFact
+    """cos(R, b). The intended shift is a positive share of R, so this is the paper's wording too."""
+    solved: PerFact
+    """cos(R, a): how much of the intended direction the solve brought about."""
+    gain: PerFact
+    """|b| / |a|."""
+    progress: PerFact
+    """b . R / |R|^2: the part of the way that this step went."""
+
+
+@dataclass(frozen=True)
+class Cosines(Finding):
+    """Table 1 for one or more methods."""
+
+    methods: dict[str, tuple[StepCosines, ...]]
+
+    name: ClassVar[str] = "cosines"
+    title: ClassVar[str] = "Intended and passive shifts (table 1)"
+
+    @property
+    def note(self) -> str:
+        return (
+            "Means over facts, the half width of their 95 % interval behind ±. For the layer edited in each step: "
+            "a, the shift its own state makes; b, the passive shift this causes at the window's last layer; "
+            "R, the residual z - h at the last layer before the step. Where one residual is spread, the shift that is "
+            "intended for a layer is a positive share of R, so its cosine with b is cos(R, b). At the last layer a = b "
+            "by construction. Earlier layers are edited already when a later one is looked at."
+        )
+
+    def tables(self) -> dict[str, Grid]:
+        found = {}
+        for method, steps in self.methods.items():
+            rows = [
+                [text, *(_told(getattr(step, key)) for step in steps)]
+                for key, text in (
+                    ("achieved", "cos(a, b)"),
+                    ("intended", "cos(R, b)"),
+                    ("solved", "cos(R, a)"),
+                    ("gain", "|b| / |a|"),
+                    ("progress", "b·R / |R|²"),
+                )
+            ]
+            if len(steps) == len(PAPER):
+                rows.append(["paper, Llama3-8B, cos(a, b)", *(f"{value:.2f}" for value in PAPER)])
+            found[f"Cosines, {method}"] = Grid.plain(["at layer", *(str(s.layer) for s in steps)], rows)
+        return found
+
+    def draw(self, figure: Figure) -> None:
+        axes = figure.subplots(1, len(self.methods), squeeze=False, sharey=True)[0]
+        for axis, (method, steps) in zip(axes, self.methods.items(), strict=True):
+            layers = [step.layer for step in steps]
+            for key, label, style in _CURVES:
+                found = [getattr(step, key) for step in steps]
+                axis.plot(layers, [f.mean for f in found], style, ms=4, label=label)
+                axis.fill_between(
+                    layers, [f.quantile(0.1) for f in found], [f.quantile(0.9) for f in found], alpha=0.15
+                )
+            if len(steps) == len(PAPER):
+                axis.plot(layers, PAPER, "k--", lw=1, label="paper, Llama3-8B (layers 4-8)")
+            axis.set(xlabel="edited layer", ylabel="cosine", title=method, xticks=layers)
+            axis.grid(alpha=0.3)
+        axes[0].legend(fontsize=8)
+
+
+def cosines(trial: Trial, methods: Sequence[str] = ("memit",)) -> Cosines:
+    """a_j = h_l^(i) - h_l^(i-1), b_j = h_L^(i) - h_L^(i-1), R = z_L - h_L^(i-1) (spec 6.1), for each step i.
+
+    z_L is the method's own: for memit the anchor at L, for memit+fe the replayed target.
+    """
+    return Cosines({method: _steps(trial, method) for method in methods})
+
+
+def _steps(trial: Trial, method: str) -> tuple[StepCosines, ...]:
+    path = trajectory(trial, method)
+    found = []
+    for i, step in enumerate(path.steps):
+        before, after = path.states[i], path.states[i + 1]
+        last = path.last
+        made = after[step.edit] - before[step.edit]
+        passive = after[last] - before[last]
+        meant = path.targets[last] - path.own[i][last]
+        found.append(
+            StepCosines(
+                step.edit,
+                PerFact.of(cosine(made, passive)),
+                PerFact.of(cosine(meant, passive)),
+                PerFact.of(cosine(meant, made)),
+                PerFact.of(norm(passive) / norm(made), norm(made) > 0),
+                PerFact.of((passive * meant).sum(-1) / norm(meant) ** 2, norm(meant) > 0),
+            )
+        )
+    return tuple(found)
+
+
+def _told(found: PerFact) -> str:
+    return f"{found.told()} ±{found.error:.2f}".replace("±0.", "±.")
