@@ -12,6 +12,7 @@ from errata.editors.saved import load_edit
 from errata.editors.side_memory import SideMemory
 from errata.errors import ErrataError
 from errata.fact import Fact, read_facts
+from errata.fleet import Fleet
 from errata.methods import METHODS
 from errata.recipe import Recipe, recipe_for
 from errata.statistics import KeyStatistics
@@ -27,6 +28,7 @@ __all__ = [
     "Editor",
     "ErrataError",
     "Fact",
+    "Fleet",
     "KeyStatistics",
     "Ledger",
     "Outcome",

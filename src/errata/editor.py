@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -11,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import transformers
 from transformers import PreTrainedModel
@@ -19,16 +21,18 @@ from errata.decoder.contexts import generate_contexts
 from errata.decoder.corpus import Corpus, gather
 from errata.decoder.decoder import Decoder
 from errata.decoder.site import Contexts
-from errata.editors.base import Edit, Outcome, Progress
+from errata.editors.base import Edit, Ledger, Outcome, Progress
 from errata.editors.guard import Guard
 from errata.editors.lesson import Practice
 from errata.editors.locate_then_edit import check_statistics
+from errata.editors.saved import load_edit
 from errata.editors.schedule import Schedule
 from errata.editors.wise import own_sentences
 from errata.errors import StatisticsError, UnusableFacts
 from errata.evaluate import Case, Scores, probes
 from errata.evaluate import evaluate as score
 from errata.fact import Fact
+from errata.fleet import SOLO, Fleet
 from errata.methods import check_names
 from errata.methods import method as row_of
 from errata.recipe import Recipe, recipe_for
@@ -55,11 +59,13 @@ class Editor:
         guard: Guard | None = None,
         store: Store | None = None,
         progress: Progress | None = None,
+        fleet: Fleet = SOLO,
     ) -> None:
         """`corpus`: where key statistics are gathered if neither given nor stored: texts, a file, or a dataset
         name. `contexts` None: sampled from the unedited model with the recipe's seed. `practice`: cases from which
         a method that has to learn how to edit does so; none of them may be evaluated. `guard`: limits at
         which an edit in batches stops; without texts of its own it is given some. `store` None: the default.
+        `fleet`: the processes that share the work; every one of them calls the same things in the same order.
 
         Raises UnknownMethod, UnknownName, BadRecipe, WindowOutside.
         """
@@ -67,6 +73,7 @@ class Editor:
         self.recipe = recipe_for(decoder, recipe)
         self.store = store or Store.default()
         self.progress = progress
+        self.fleet = fleet
         row = row_of(method)
         check_names(self.recipe)
         self._batch = row.batch
@@ -101,8 +108,12 @@ class Editor:
         """The context prefixes, always of the unedited model."""
         if self._contexts is not None:
             return self._contexts
-        with self.decoder.unedited():
-            return generate_contexts(self.decoder, self.recipe.context_seed)
+
+        def groups() -> Any:
+            with self.decoder.unedited():
+                return generate_contexts(self.decoder, self.recipe.context_seed).groups
+
+        return Contexts(tuple(tuple(group) for group in self.fleet.tell(groups)))
 
     @cached_property
     def practice(self) -> list[Practice]:
@@ -128,14 +139,18 @@ class Editor:
     def statistics(self) -> dict[int, KeyStatistics]:
         """Key statistics of the layers to be edited: as given, from the store, or gathered and stored.
 
+        In a fleet the leading rank has them, since it solves; the others have none.
+
         Raises StatisticsError if they are neither given nor stored and there is no corpus.
         """
         layers = sorted(set(self.pipeline.edited))
+        if self._given is not None and not self.fleet.leads:
+            return {}
         if self._given is not None:
             check_statistics(self.decoder, self._given, layers)
             return {layer: self._given[layer] for layer in layers}
-        found = {layer: self.stored_statistics(layer) for layer in layers}
-        missing = [layer for layer, value in found.items() if value is None]
+        found = {layer: self.stored_statistics(layer) for layer in layers if self.fleet.leads}
+        missing = self.fleet.tell(lambda: [layer for layer, value in found.items() if value is None])
         if missing:
             if self.corpus is None:
                 raise StatisticsError(
@@ -150,7 +165,8 @@ class Editor:
                     self.progress("statistics", done, total)
 
             with self.decoder.unedited():
-                fresh = gather(self.decoder, self.corpus, missing, wanted.tokens, wanted.max_length, tell)
+                sample = (wanted.tokens, wanted.max_length)
+                fresh = gather(self.decoder, self.corpus, missing, *sample, tell, self.fleet)
             for layer, value in fresh.items():
                 found[layer] = value
                 self.store.put("statistics", self._origin(layer), value.to_tensors())
@@ -179,17 +195,52 @@ class Editor:
         if past is None:
             self.decoder.check_unedited()
         schedule = Schedule(batch or self._batch, targets, remember)
-        outcome = self.pipeline.run(self.decoder, facts, self, schedule, past)
+        shared = self.pipeline.shared or self.fleet.size == 1
+        run = self.pipeline.run if shared else self._led
+        outcome = run(self.decoder, facts, self, schedule, past)
         known = [*(past.facts if past else []), *outcome.facts]
         return replace(outcome, edit=replace(outcome.edit, manifest=self._manifest(known, schedule)))  # type: ignore[type-var]
 
     def evaluate(self, cases: Sequence[Case], *families: str) -> Scores:
         """Scores of the model as it is now, edited or not, by families of probes (all without any named)."""
-        return score(self.decoder, cases, probes(*families), self.progress)
+        return score(self.decoder, cases, probes(*families), self.progress, self.fleet)
 
     def restore(self) -> None:
         """Take any edit off, bit for bit."""
         self.decoder.restore()
+
+    def _led(
+        self, decoder: Decoder, facts: Sequence[Fact], supplies: Editor, schedule: Schedule, past: Edit | None
+    ) -> Outcome:
+        """`pipeline.run` on the leading rank alone; the others put the edit on that it made."""
+        fleet, led = self.fleet, self.fleet.leads
+        if "contexts" in self.pipeline.needs:
+            _ = self.contexts
+        if "statistics" in self.pipeline.needs:
+            self.statistics()
+        outcomes: list[Outcome] = []
+
+        def work() -> dict[str, torch.Tensor]:
+            self.fleet = SOLO
+            try:
+                outcomes.append(self.pipeline.run(decoder, facts, supplies, schedule, past))
+            finally:
+                self.fleet = fleet
+            with tempfile.TemporaryDirectory() as folder:
+                made = Path(folder) / "edit"
+                outcomes[0].edit.save(made)
+                return {file.name: torch.from_numpy(np.fromfile(file, dtype=np.uint8)) for file in made.iterdir()}
+
+        files = fleet.lead(work)
+        edited = fleet.tell(lambda: len(outcomes[0].facts))
+        if led:
+            return outcomes[0]
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in files.items():
+                (Path(folder) / name).write_bytes(content.numpy().tobytes())
+            edit = load_edit(folder)
+            edit.put_on(decoder)
+            return Outcome(edit, Ledger(), decoder, tuple(facts[:edited]))
 
     def _origin(self, layer: int) -> dict[str, object]:
         wanted = self.recipe.statistics

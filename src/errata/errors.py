@@ -20,6 +20,7 @@ ErrataError
 ├── BadRecipe                 settings hold a key nobody knows, or a value of the wrong kind
 ├── WrongEdit                 a method cannot go on from an edit of this kind
 ├── StoreError                something could not be written or read back
+├── FleetError                a process of a run on many is lost, or has failed
 └── UnknownName               a method, model, recipe key or layout nobody knows
     └── UnknownMethod
 """
@@ -118,6 +119,10 @@ class WrongEdit(ErrataError):
 
 class StoreError(ErrataError):
     """Something could not be written, or read back."""
+
+
+class FleetError(ErrataError):
+    """Another process of this run is lost or has failed."""
 
 
 class UnknownName(ErrataError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -137,14 +137,17 @@ class Accumulator:
     """Gathers KeyStatistics batch by batch, whose order alone decides which half of the sample they fall in.
 
     Products are formed in the keys' own precision (at least float32), `_TOKENS` tokens at a time, and summed in
-    float64; only the upper triangle is formed, in strips, so that the memory beside the moment stays small.
+    float64. Only the upper triangle is formed and kept, as strips of `_STRIP` rows: little more than half a moment.
     """
 
     def __init__(self, inner: int, *, device: torch.device | str = "cpu") -> None:
         # one G for all, so that images can be added; drawn on the CPU, so that it is the same on every device
         probes = torch.randn(inner, PROBES, dtype=torch.float64, generator=torch.Generator().manual_seed(inner))
         self._probes = probes.to(device)
-        self._sum = torch.zeros(inner, inner, dtype=torch.float64, device=device)
+        self._strips = {
+            (start, stop): torch.zeros(stop - start, inner - start, dtype=torch.float64, device=device)
+            for start, stop in _strips(inner)
+        }
         self._halves = [Half(torch.zeros_like(self._probes), 0) for _ in range(2)]
         self._batches = 0
 
@@ -162,22 +165,37 @@ class Accumulator:
             raise StatisticsError("found keys with NaN or infinity. Nothing was added; run the model in a wider dtype.")
         if not len(keys):
             return
-        keys = keys.detach().to(self._sum.device, keys.dtype if keys.dtype == torch.float64 else torch.float32)
+        keys = keys.detach().to(self._probes.device, keys.dtype if keys.dtype == torch.float64 else torch.float32)
         for block in keys.split(_TOKENS):
-            for start, stop in _strips(inner):
-                self._sum[start:stop, start:] += block[:, start:stop].T @ block[:, start:]
+            for (start, stop), strip in self._strips.items():
+                strip += block[:, start:stop].T @ block[:, start:]
         image = keys.T @ (keys @ self._probes.to(keys.dtype))
         self._halves[self._batches % 2] += Half(image.double(), len(keys))
         self._batches += 1
 
+    def over(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Replace each sum by `total(sum)`: what it comes to over all shards of a corpus."""
+        self._strips = {rows: total(strip) for rows, strip in self._strips.items()}
+        counts = total(torch.tensor([half.count for half in self._halves])).tolist()
+        self._halves = [Half(total(half.image), n) for half, n in zip(self._halves, counts, strict=True)]
+
     def result(self, origin: Mapping[str, str] | None = None) -> KeyStatistics:
-        """The statistics of all batches so far; more may be added afterwards."""
+        """The statistics of all batches so far, in main memory; more may be added afterwards."""
         if not self.count:
             raise StatisticsError("no keys were gathered: the corpus is empty.")
-        moment = self._sum / self.count
-        for start, stop in _strips(len(moment)):
+        inner = len(self._probes)
+        moment = torch.empty(inner, inner, dtype=torch.float64)
+        for (start, stop), strip in self._strips.items():
+            moment[start:stop, start:] = strip
+            moment[start:stop, start:] /= self.count
             moment[stop:, start:stop] = moment[start:stop, stop:].T
-        return KeyStatistics(moment, self.count, (self._halves[0], self._halves[1]), dict(origin or {}))
+        odd, even = (Half(half.image.cpu(), half.count) for half in self._halves)
+        return KeyStatistics(moment, self.count, (odd, even), dict(origin or {}))
+
+
+def triangle(inner: int) -> int:
+    """Entries of the strips that an Accumulator keeps."""
+    return sum((stop - start) * (inner - start) for start, stop in _strips(inner))
 
 
 def _strips(inner: int) -> Iterator[tuple[int, int]]:

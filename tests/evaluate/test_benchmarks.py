@@ -6,15 +6,20 @@ import json
 import os
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from errata.decoder.decoder import Decoder
 from errata.errors import BadRecord, ErrataError, UnknownName
-from errata.evaluate import Case
+from errata.evaluate import Case, Check, evaluate, probes
 from errata.evaluate.benchmarks import LAYOUTS, detect_layout, read_cases, read_hub_cases
+from errata.evaluate.places import Places
+from errata.evaluate.references import read_references
 from errata.fact import Fact
+from tests.evaluate.conftest import noise, talkative
 
 PLAIN = {"prompt": "{} is a city in", "subject": "Velm", "target_new": "Isk"}
 ROME = {
@@ -29,7 +34,7 @@ ROME = {
     "paraphrase_prompts": ["Velm lies in", "The city of Velm is in"],
     "neighborhood_prompts": ["Quill is a city in"],
     "attribute_prompts": [],
-    "generation_prompts": [],
+    "generation_prompts": ["The streets of Velm are"],
 }
 MEND = {
     "subject": "Velm",
@@ -65,6 +70,9 @@ EASYEDIT = {
     "locality_prompt": "Quill is a city in",
     "locality_ground_truth": "Norland",
 }
+MEND_HOP = MEND | {
+    "portability": {"Recalled Relation": "(Isk, king, Sig)", "New Question": "Who rules Velm?", "New Answer": "Sig"},
+}
 WIKIBIGEDIT = {k: v for k, v in EASYEDIT.items() if k not in ("case_id", "ground_truth")}
 KNOWEDIT = {
     "subject": "Velm",
@@ -72,7 +80,11 @@ KNOWEDIT = {
     "target_new": "Isk",
     "ground_truth": ["Norland", "North"],
     "rephrase": "Velm lies in",
-    "portability": {"Reasoning": [{"prompt": "The king of Velm's land is", "ground_truth": [["Sig"]]}]},
+    "portability": {
+        "Reasoning": [{"prompt": "The king of Velm's land is", "ground_truth": [["Sig"]]}],
+        "Subject Aliasing": {"prompt": ["Old Velm is in", "Velmburg is in"], "ground_truth": ["Isk", ["", "Iskland"]]},
+        "Logical_Generalization": [],
+    },
     "locality": {
         "Relation_Specificity": [{"prompt": "The mayor of Velm is", "ground_truth": [["", "Una"], ["U."]]}],
         "Forgetfulness": [{"prompt": "A land Velm was in is", "ground_truth": []}],
@@ -100,7 +112,14 @@ LOADED = {
     "errata": (PLAIN, Case(FACT, "0")),
     "rome": (
         ROME,
-        Case(FACT, "7", "Norland", ("Velm lies in", "The city of Velm is in"), ("Quill is a city in",)),
+        Case(
+            FACT,
+            "7",
+            "Norland",
+            ("Velm lies in", "The city of Velm is in"),
+            ("Quill is a city in",),
+            generation=("The streets of Velm are",),
+        ),
     ),
     "mend": (
         MEND,
@@ -111,6 +130,18 @@ LOADED = {
             ("In which land is Velm?",),
             ("nq question: who is king?",),
             neighbourhood_answers=("Sig",),
+        ),
+    ),
+    "mend hop": (
+        MEND_HOP,
+        Case(
+            ASKED,
+            "0",
+            None,
+            ("In which land is Velm?",),
+            ("nq question: who is king?",),
+            neighbourhood_answers=("Sig",),
+            portability=(Check("one_hop", "Who rules Velm?", "Sig"),),
         ),
     ),
     "fe": (
@@ -137,6 +168,7 @@ LOADED = {
             ("Velm lies in",),
             ("Quill is a city in",),
             neighbourhood_answers=("Norland",),
+            locality=(Check("neighborhood", "Quill is a city in", "Norland"),),
         ),
     ),
     "easyedit wikibigedit": (
@@ -148,6 +180,7 @@ LOADED = {
             ("Velm lies in",),
             ("Quill is a city in",),
             neighbourhood_answers=("Norland",),
+            locality=(Check("neighborhood", "Quill is a city in", "Norland"),),
         ),
     ),
     "knowedit": (
@@ -159,6 +192,15 @@ LOADED = {
             ("Velm lies in",),
             ("The mayor of Velm is", "A land Velm was in is"),
             neighbourhood_answers=("Una", ""),
+            portability=(
+                Check("reasoning", "The king of Velm's land is", "Sig"),
+                Check("subject_aliasing", "Old Velm is in", "Isk"),
+                Check("subject_aliasing", "Velmburg is in", "Iskland"),
+            ),
+            locality=(
+                Check("relation_specificity", "The mayor of Velm is", "Una"),
+                Check("forgetfulness", "A land Velm was in is", ""),
+            ),
         ),
     ),
     "knowedit wikibio": (
@@ -170,6 +212,7 @@ LOADED = {
             (),
             ("Velm is by the",),
             neighbourhood_answers=("river",),
+            locality=(Check("relation_specificity", "Velm is by the", "river"),),
         ),
     ),
     "mquake": (MQUAKE, Case(FACT, "2", "Norland", ("Where is Velm?",))),
@@ -197,8 +240,10 @@ def test_every_layout_in_the_table_is_tested_here() -> None:
 
 @pytest.mark.parametrize("name", LOADED)
 def test_a_case_written_as_json_is_read_back(name: str, tmp_path: Path) -> None:
-    case = LOADED[name][1]
-    assert read_cases(written(tmp_path, case.to_json()), layout="errata") == [case]
+    case = replace(LOADED[name][1], references=("Quill, in Isk.", "Isk has many towns."))
+    path = written(tmp_path, case.to_json())
+    assert detect_layout(path) == "errata"
+    assert read_cases(path) == [case]
 
 
 def test_json_lines_and_csv_are_read_and_cut_at_the_limit(tmp_path: Path) -> None:
@@ -226,6 +271,41 @@ def test_one_occurrence_of_the_subject_becomes_the_slot_and_the_text_stays(
     [case] = read_cases(written(tmp_path, MEND | {"src": prompt, "subject": subject}))
     assert case.fact == Fact(slotted, spelt, "Isk")
     assert case.fact.text == prompt
+
+
+SNIPPETS = [
+    {"relation_id": "P1", "target_id": "Q1", "samples": [{"name": "Quill", "text": "Quill, in Isk."}]},
+    {"relation_id": "P1", "target_id": "Q2", "samples": [{"name": "Brask", "text": "Brask, in Norland."}]},
+    {"relation_id": "P1", "target_id": "Q1", "samples": [{"name": "Ember", "text": "Ember lies in Isk."}]},
+]
+
+
+def test_reference_texts_are_found_by_relation_and_new_target(tmp_path: Path) -> None:
+    snippets = written(tmp_path, *SNIPPETS, name="attribute_snippets.json")
+    other = ROME["requested_rewrite"] | {"relation_id": "P9"}  # type: ignore[operator]
+    path = written(tmp_path, ROME, ROME | {"requested_rewrite": other})
+    found = [case.references for case in read_cases(path, references=snippets)]
+    assert found == [("Quill, in Isk.", "Ember lies in Isk."), ()]
+    assert [case.references for case in read_cases(path)] == [(), ()]
+    multi = written(tmp_path, MQUAKE, name="mquake.json")
+    assert read_cases(multi, references=snippets)[0].references == found[0]
+
+
+def test_what_is_missing_to_find_reference_texts_is_said(tmp_path: Path) -> None:
+    snippets = written(tmp_path, *SNIPPETS, name="attribute_snippets.json")
+    with pytest.raises(
+        BadRecord, match=r"records of layout 'fe' do not say which texts of .*: they have no relation_id"
+    ):
+        read_cases(written(tmp_path, FE), references=snippets)
+    blank = ROME["requested_rewrite"] | {"relation_id": ""}  # type: ignore[operator]
+    with pytest.raises(BadRecord, match=r"\(id 7\): field 'relation_id': expected text, found ''"):
+        read_cases(written(tmp_path, ROME | {"requested_rewrite": blank}), references=snippets)
+    with pytest.raises(
+        BadRecord, match=r"s.json\[1\]: expected relation_id, target_id and samples .*, found 'samples'"
+    ):
+        read_references(written(tmp_path, SNIPPETS[0], {"samples": []}, name="s.json"))
+    with pytest.raises(BadRecord, match="no reference texts could be read"):
+        read_references(tmp_path / "none.json")
 
 
 @pytest.mark.parametrize("loc", ["who is king", "who is king?", "who is king ? ", "who is king??"])
@@ -271,6 +351,14 @@ def test_a_bad_record_is_named_with_file_id_and_field(row: dict[str, Any], messa
         ("fe", FE | {"prompt": "Velm is"}, r"\(id 3\): prompt 'Velm is' has 0 '\{\}'"),
         ("errata", PLAIN | {"target_new": " "}, "'target_new': expected text"),
         ("mend", MEND | {"answers": []}, r"'answers': expected text, found \[\]"),
+        ("mend", MEND | {"portability": {"New Question": "Who?"}}, "'New Answer': expected the field 'New Answer'"),
+        ("knowedit", KNOWEDIT | {"locality": ["x"]}, r"'locality': expected an object, found \['x'\]"),
+        ("knowedit", KNOWEDIT | {"portability": {"Reasoning": ["x"]}}, "'Reasoning': expected a list of objects"),
+        (
+            "knowedit",
+            KNOWEDIT | {"locality": {"Forgetfulness": {"prompt": ["a", "b"], "ground_truth": ["c"]}}},
+            r"'ground_truth': expected a list of 2, one for each prompt, found \['c'\]",
+        ),
     ],
 )
 def test_each_layouts_own_errors(layout: str, row: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -337,3 +425,36 @@ def test_real_files_load_whole(name: str) -> None:
     if "zsre" in name:
         near = [prompt for case in cases for prompt in case.neighbourhood]
         assert all(p.startswith("nq question: ") and p.endswith("?") and p.count("?") == 1 for p in near)
+
+
+@pytest.mark.skipif("ERRATA_DATA" not in os.environ, reason="ERRATA_DATA does not point to benchmark files")
+@pytest.mark.parametrize("name", [name for name in REAL if "multi" in name or "zsre" in name])
+def test_real_records_are_scored_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first 300: loaded, tokenised and scored on an edited tiny model; no prompt is left out of any score."""
+    cases = read_cases(Path(os.environ["ERRATA_DATA"]) / name, limit=300)
+    asked: set[tuple[str, str]] = set()
+    ask = Places.ask
+
+    def listening(_: type, model: Decoder, questions: list[Any], progress: Any = None) -> list[Any]:
+        asked.update((question.prompt, question.answer) for question in questions if question.answer)
+        return ask(model, questions, progress)
+
+    monkeypatch.setattr(Places, "ask", classmethod(listening))
+    decoder = talkative()
+    decoder.put_on(noise(decoder))
+    scores = evaluate(decoder, cases, probes("belief", "neighbourhood", "specificity"))
+    expected = min(300, REAL[name][0])
+    measures = ["efficacy_success", "efficacy_accuracy", "generalisation_success", "generalisation_accuracy"]
+    measures += ["neighbourhood_success", "neighbourhood_accuracy", "specificity_kl", "specificity_top10"]
+    assert {scores[measure].count for measure in measures} == {len(cases)} == {expected}
+    near = len(cases[0].neighbourhood)
+    assert sum(scores["specificity_kl"].weights or [1] * len(cases)) == near * expected
+    wanted = set()
+    for case in cases:
+        new, true = case.fact.target_new, case.target_true
+        wanted |= {(prompt, new) for prompt in (case.fact.text, *case.paraphrases)}
+        wanted |= set(zip(case.neighbourhood, case.neighbourhood_answers or [true] * near, strict=True))
+        if true:
+            wanted |= {(prompt, true) for prompt in (case.fact.text, *case.paraphrases)}
+            wanted |= {(prompt, new) for prompt in case.neighbourhood}
+    assert asked == wanted

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from errata.errors import EmptyScore, ErrataError, UnknownName
-from errata.evaluate import Score, Scores, probes
+from errata.evaluate import PROBES, Score, Scores, probes
 
 
 def score(*values: float | None, **options: object) -> Score:
@@ -66,5 +66,6 @@ def test_an_unknown_score_or_family_names_the_nearest() -> None:
 
 
 def test_no_two_probes_share_a_name() -> None:
-    names = [probe.name for probe in probes()]
-    assert len(names) == len(set(names)) == 34
+    names = [probe.name for probe in probes(*PROBES)]
+    assert len(names) == len(set(names)) == 45
+    assert {"fluency", "consistency"} == set(names) - {probe.name for probe in probes()}

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from errata.decoder.decoder import Decoder
+from errata.decoder.memory import gathering_peak, place_for
 from errata.errors import StatisticsError
+from errata.fleet import SOLO, Fleet
 from errata.statistics import Accumulator, KeyStatistics
 
 TOKENS_PER_DIMENSION = 10
@@ -83,26 +85,34 @@ def gather(
     tokens: int | None = None,
     max_length: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    fleet: Fleet = SOLO,
 ) -> dict[int, KeyStatistics]:
     """The second moment of keys at every layer, over the first `tokens` tokens of the corpus.
 
     `tokens` None: 10 per key dimension; 0: the whole corpus. Texts are cut at `max_length` tokens (default:
     the model's positions, at most 4096) and enter with the tokenizer's specials, which count. `progress` is
     called with (tokens so far, tokens wanted). Raises StatisticsError if the corpus holds no text.
+
+    The ranks of a `fleet` take the sample's texts in turn, so it is the same sample on any number of them. Each
+    reads and tokenises all of it; the leading one is given the statistics, the others nothing.
     """
     decoder.check_window(layers)
     inner = max(decoder.inner(layer) for layer in layers)
     wanted = TOKENS_PER_DIMENSION * inner if tokens is None else tokens
     limit = max_length or longest(decoder)
-    sums = {layer: Accumulator(decoder.inner(layer), device=decoder.device) for layer in layers}
-    for keys in decoder.key_batches(_rows(decoder, corpus.texts(), limit, wanted), layers):
-        for layer, found in keys.items():
-            sums[layer].add(found)
+    device = place_for(gathering_peak(decoder, layers, wanted), decoder.device)
+    sums = {layer: Accumulator(decoder.inner(layer), device=device) for layer in layers}
+    rows = itertools.islice(_rows(decoder, corpus.texts(), limit, wanted), fleet.rank, None, fleet.size)
+    for keys in decoder.key_batches(rows, layers):
+        for layer in layers:
+            sums[layer].add(keys.pop(layer))
         if progress:
-            progress(sums[layers[0]].count, wanted)
+            progress(fleet.size * sums[layers[0]].count, wanted)
+    for layer in layers:
+        sums[layer].over(fleet.sum)
     if not sums[layers[0]].count:
         raise StatisticsError(f"corpus {corpus.name}: no text in it")
-    return {layer: total.result() for layer, total in sums.items()}
+    return {layer: sums.pop(layer).result() for layer in layers} if fleet.leads else {}
 
 
 def longest(decoder: Decoder) -> int:

@@ -22,6 +22,7 @@ from errata.decoder import hooks
 from errata.decoder.graft import Graft
 from errata.decoder.layout import DecoderLayout, blocks_of, layout_of, linear_shape
 from errata.decoder.memory import tokens_at_once
+from errata.decoder.offload import fetched, is_away, names_once, replace, running_device
 from errata.decoder.site import Prompt, Tokens
 from errata.delta import WeightDelta
 from errata.errors import AlreadyEdited, ModelError, NotFinite, StoreError, UnsupportedModel, WindowOutside, WrongModel
@@ -56,7 +57,7 @@ class Decoder:
         self.grafted: Graft | None = None
         self._wires, self._carriers = ExitStack(), ExitStack()
         self._prompts: Sequence[int] | None = None
-        self._names = {id(parameter): name for name, parameter in model.named_parameters()}
+        self._names = {id(module): name for name, module in model.named_modules()}
 
     @classmethod
     def from_pretrained(
@@ -65,9 +66,13 @@ class Decoder:
         *,
         dtype: torch.dtype | str | None = None,
         device: str | torch.device | None = None,
+        device_map: str | Mapping[str, Any] | None = None,
         trust_remote_code: bool = False,
     ) -> Decoder:
         """Load a checkpoint folder or hub name; `dtype` None keeps the checkpoint's own.
+
+        `device_map`: how to spread a model over devices that one of them cannot hold, "auto" for as it fits; what
+        does not fit on any stays in main memory or on disk between passes.
 
         Raises ModelError if transformers cannot load it.
         """
@@ -76,7 +81,7 @@ class Decoder:
             config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
             model = AutoModelForCausalLM.from_pretrained(
-                name, config=config, dtype=dtype or "auto", trust_remote_code=trust_remote_code
+                name, config=config, dtype=dtype or "auto", device_map=device_map, trust_remote_code=trust_remote_code
             )
         except (OSError, ValueError, ImportError) as error:
             raise ModelError(f"{name}: not loaded as a causal language model: {error}") from error
@@ -113,7 +118,8 @@ class Decoder:
 
     @property
     def device(self) -> torch.device:
-        return self.model.get_input_embeddings().weight.device
+        """Where tokens enter, and where states, targets and changes are kept."""
+        return running_device(self.model.get_input_embeddings())
 
     @cached_property
     def fingerprint(self) -> str:
@@ -122,8 +128,8 @@ class Decoder:
         Values enter as float32, so a bf16 checkpoint has the same fingerprint when loaded as float32.
         """
         digest = hashlib.blake2b(self.model.config.model_type.encode(), digest_size=16)
-        for name, parameter in self.model.named_parameters():
-            flat = self._originals.get(name, parameter.detach()).reshape(-1)
+        for name, parameter in names_once(self.model).items():
+            flat = (self._originals[name] if name in self._originals else self._values(name)).reshape(-1)
             sample = flat[:: max(1, flat.numel() // FINGERPRINT_SAMPLES)].to("cpu", torch.float32)
             digest.update(f"{name}{tuple(parameter.shape)}".encode())
             digest.update(sample.contiguous().numpy().tobytes())
@@ -150,8 +156,8 @@ class Decoder:
 
     def check_finite(self) -> None:
         """Raises NotFinite naming the first parameter that holds NaN or infinity."""
-        for name, parameter in self.model.named_parameters():
-            if parameter.is_floating_point() and not torch.isfinite(parameter).all():
+        for name, parameter in names_once(self.model).items():
+            if parameter.is_floating_point() and not torch.isfinite(self._values(name)).all():
                 raise NotFinite(f"{self.name}: {name} holds NaN or infinite values; the checkpoint is damaged")
 
     # -- text ------------------------------------------------------------------------------------------
@@ -175,7 +181,7 @@ class Decoder:
 
     def parameter_name(self, layer: int) -> str:
         """Full name of the edited matrix of a block."""
-        return self._names[id(self.down_projection(layer).weight)]
+        return f"{self._names[id(self.down_projection(layer))]}.weight"
 
     def is_dense(self, name: str) -> bool:
         """Whether a matrix can be overwritten exactly. One stored in 8 or 4 bits cannot: its change is carried beside.
@@ -186,7 +192,15 @@ class Decoder:
         return type(stored) is Tensor and stored.is_floating_point()
 
     def check_dense(self, names: Iterable[str]) -> None:
-        """Raises UnsupportedModel for a matrix that is stored in fewer bits, which nothing can be trained through."""
+        """Raises UnsupportedModel for a matrix that is stored in fewer bits, which nothing can be trained through, or
+        kept off the device between passes.
+        """
+        names = list(names)
+        if away := [name for name in names if is_away(self._parameter(name))]:
+            raise UnsupportedModel(
+                f"{away[0]} of {self.name} is kept off the device between passes and cannot be trained. Nothing was "
+                "changed. Use a locate-then-edit method, or give the model more devices."
+            )
         if packed := [name for name in names if not self.is_dense(name)]:
             raise UnsupportedModel(
                 f"{packed[0]} of {self.name} is stored in fewer bits and cannot be trained. Nothing was changed. Use a "
@@ -198,16 +212,15 @@ class Decoder:
         if not self.is_dense(name := self.parameter_name(layer)):
             change = self.change.changes.get(name) if self.change else None
             return self.original(layer) if change is None else self.original(layer) + change.to(self.device)
-        module = self.down_projection(layer)
-        weight: Tensor = module.weight.detach()  # type: ignore[operator]
-        return weight.T if isinstance(module, Conv1D) else weight
+        weight = self._values(name)
+        return weight.T if self._is_transposed(name) else weight
 
     def original(self, layer: int) -> Float[Tensor, "model inner"]:
         """The edited matrix of a block as it was loaded; de-quantised if it is stored in fewer bits."""
         name = self.parameter_name(layer)
         if not self.is_dense(name):
             return self._dequantised(self.down_projection(layer))
-        weight = self._originals.get(name, self._parameter(name).detach())
+        weight = self._originals[name] if name in self._originals else self._values(name)
         return weight.T if self._is_transposed(name) else weight
 
     @torch.no_grad()
@@ -233,15 +246,16 @@ class Decoder:
         self._ungraft()
         self._carriers.close()
         for name in [name for name in self._originals if name not in delta.changes]:
-            self._parameter(name).data.copy_(self._originals.pop(name))
+            self._overwrite(name, self._originals.pop(name))
         for name, change in delta.changes.items():
             if not self.is_dense(name):
                 continue
-            parameter = self._parameter(name)
-            original = self._originals.setdefault(name, parameter.detach().clone())
+            if name not in self._originals:
+                self._originals[name] = self._values(name).clone()
+            original = self._originals[name]
             oriented = change.T if self._is_transposed(name) else change
             exact = torch.promote_types(original.dtype, torch.promote_types(change.dtype, torch.float32))
-            parameter.data.copy_(original.to(exact) + oriented.to(original.device, exact))
+            self._overwrite(name, original.to(exact) + oriented.to(original.device, exact))
         self.change = delta if delta.changes else None
         self._carry()
 
@@ -296,7 +310,7 @@ class Decoder:
         self._ungraft()
         self._carriers.close()
         for name, original in self._originals.items():
-            self._parameter(name).data.copy_(original)
+            self._overwrite(name, original)
         self._originals.clear()
         self.change = None
 
@@ -306,14 +320,14 @@ class Decoder:
         graft = self.grafted
         self._ungraft()
         self._carriers.close()
-        swapped = {name: self._parameter(name).detach().clone() for name in self._originals}
+        swapped = {name: self._values(name).clone() for name in self._originals}
         try:
             for name, original in self._originals.items():
-                self._parameter(name).data.copy_(original)
+                self._overwrite(name, original)
             yield
         finally:
             for name, edited in swapped.items():
-                self._parameter(name).data.copy_(edited)
+                self._overwrite(name, edited)
             self._carry()
             if graft is not None:
                 self.graft(graft)
@@ -361,6 +375,21 @@ class Decoder:
 
     def _parameter(self, name: str) -> Tensor:
         return self.model.get_parameter(name)
+
+    def _values(self, name: str) -> Tensor:
+        """A parameter's values, wherever they lie; not to be written to."""
+        parameter = self._parameter(name)
+        module, _, own = name.rpartition(".")
+        return (fetched(self.model.get_submodule(module), own) if is_away(parameter) else parameter).detach()
+
+    def _overwrite(self, name: str, values: Tensor) -> None:
+        """Make these the parameter's values, rounded to its dtype."""
+        parameter = self._parameter(name)
+        if not is_away(parameter):
+            parameter.data.copy_(values)
+            return
+        module, _, own = name.rpartition(".")
+        replace(self.model.get_submodule(module), own, values.to(parameter.dtype))
 
     def _is_transposed(self, name: str) -> bool:
         return isinstance(self.model.get_submodule(name.rpartition(".")[0]), Conv1D)
@@ -606,12 +635,19 @@ class Frontier:
                     prompts=[len(stem.ids) for stem in stems],
                 )
             for layer in modules:
-                found[layer].append(seen[str(layer)].reshape(*ids.shape, -1)[row, at].to(self.decoder.precision))
+                read = seen[str(layer)].reshape(*ids.shape, -1)[row, at]
+                found[layer].append(read.to(self.decoder.device, self.decoder.precision))
             kept.extend(boundary.values())
         if settle is not None:
             self.reached, self._hidden = settle, kept
+        if not self.stems:
+            width = self.decoder.inner if inputs else lambda _layer: self.decoder.width
+            return {layer: self._nothing(width(layer)) for layer in modules}
         order = torch.tensor([k for batch in self.batches for k in batch]).argsort()
         return {layer: torch.cat(parts)[order] for layer, parts in found.items()}
+
+    def _nothing(self, width: int) -> Tensor:
+        return torch.empty(0, width, dtype=self.decoder.precision, device=self.decoder.device)
 
     def _hold(self, holding: tuple[int, Tensor], batch: list[int], row: Tensor, at: Tensor) -> Any:
         layer, states = holding
@@ -626,7 +662,7 @@ class Frontier:
 
 def at_places(places: Int[Tensor, "2 place"]) -> hooks.Change:
     """Selects (row, position) pairs of a state [batch, token, model] as [1, place, model]."""
-    return lambda hidden: hidden[places[0], places[1]][None]
+    return lambda hidden: hidden[tuple(places.to(hidden.device))][None]
 
 
 def pad(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Int[Tensor, "batch token"]:

@@ -25,6 +25,7 @@ from errata.editors.lesson import Practice
 from errata.editors.schedule import Schedule
 from errata.errors import StoreError, WrongEdit
 from errata.fact import Fact
+from errata.fleet import Fleet
 from errata.statistics import KeyStatistics
 from errata.store import Store
 
@@ -189,6 +190,10 @@ class Supplies(Protocol):
     def progress(self) -> Progress | None: ...
 
     @property
+    def fleet(self) -> Fleet:
+        """The processes that share this run."""
+
+    @property
     def contexts(self) -> Contexts:
         """Context prefixes, of the unedited model."""
 
@@ -209,6 +214,9 @@ class Pipeline(ABC):
 
     needs: ClassVar[frozenset[str]] = frozenset()
     """Which supplies it asks for: "contexts", "statistics", "practice"."""
+
+    shared: ClassVar[bool] = False
+    """Whether the ranks of a fleet share its work. If not, the leading one does it and the others take its edit."""
 
     @property
     @abstractmethod

@@ -23,7 +23,8 @@ from errata.editors.guard import Guard, Watch
 from errata.editors.schedule import AT_ONCE, Checkpoint, Schedule, under
 from errata.errors import StatisticsError
 from errata.fact import Fact, check_facts
-from errata.solvers import LinearSystem, NullSpace, Prepared, Solver
+from errata.fleet import SOLO, Fleet
+from errata.solvers import LinearSystem, NullSpace, Prepared, Solution, Solver
 from errata.solvers.wrapper import Wrapper
 from errata.statistics import KeyStatistics
 from errata.store import Store
@@ -42,6 +43,7 @@ class LocateThenEdit(Pipeline):
     """One method on one model: construction x solver, over a window, with the anchors' settings."""
 
     needs = frozenset({"contexts", "statistics"})
+    shared = True
 
     construction: TargetConstruction
     solver: Solver
@@ -102,10 +104,9 @@ class LocateThenEdit(Pipeline):
         """`edit`, with what is at hand; gathering statistics counts as a stage."""
         earlier, started = weights_of(past, "locate-then-edit"), perf_counter()
         contexts, statistics = supplies.contexts, supplies.statistics()
-        prepared = {"statistics": perf_counter() - started}
-        outcome = self.edit(
-            decoder, facts, contexts, statistics, supplies.store, supplies.progress, schedule, earlier, supplies.guard
-        )
+        prepared, store, progress = {"statistics": perf_counter() - started}, supplies.store, supplies.progress
+        wanted = (schedule, earlier, supplies.guard, supplies.fleet)
+        outcome = self.edit(decoder, facts, contexts, statistics, store, progress, *wanted)
         outcome.ledger.seconds = prepared | outcome.ledger.seconds
         return outcome
 
@@ -120,10 +121,13 @@ class LocateThenEdit(Pipeline):
         schedule: Schedule = AT_ONCE,
         past: WeightEdit | None = None,
         guard: Guard | None = None,
+        fleet: Fleet = SOLO,
     ) -> Outcome:
         """Edit the decoder, going on from `past` if given. On any failure or interrupt it is left as it was.
 
         Where a batch crosses a limit of `guard`, the run ends with the batch before it, and the outcome says so.
+        The ranks of a `fleet` share anchors, replay and keys; the leading one, which alone needs `statistics`, solves;
+        all end with the same weights.
 
         Raises UnusableFacts, WindowOutside, AlreadyEdited or StatisticsError before any weight changes, Collapsed
         if the first batch crosses a limit. Anchors
@@ -131,12 +135,13 @@ class LocateThenEdit(Pipeline):
         """
         check_facts(facts)
         decoder.check_window(self.window)
-        check_statistics(decoder, statistics, self.edited)
+        if fleet.leads:
+            check_statistics(decoder, statistics, self.edited)
         site = decoder.tokens.site(facts, contexts)
         before = decoder.change
         if past is None or (before is not None and before.digest != past.delta.digest):
             decoder.check_unedited()
-        sweeps = _Sweeps(self, decoder, statistics, store, progress, schedule.remember)
+        sweeps = _Sweeps(self, decoder, statistics, store, progress, schedule.remember, fleet)
         try:
             if past is not None:
                 past.put_on(decoder)
@@ -159,7 +164,9 @@ class _Sweeps:
         store: Store,
         progress: Progress | None,
         remember: bool,
+        fleet: Fleet,
     ) -> None:
+        self.fleet = fleet
         self.method, self.decoder, self.statistics, self.store = method, decoder, statistics, store
         self.tell: Progress = progress or (lambda stage, done, total: None)
         self.remember = remember
@@ -176,17 +183,19 @@ class _Sweeps:
         batches = schedule.portions(len(site))
         many = len(batches) > 1
         ahead = self.targets(site) if schedule.targets == "original" and many else None
-        done = Checkpoint(self.store, "batches", self.made_of(site) | asdict(schedule)) if many else None
-        first = self.resume(done) if done else 0
-        watch = Watch(guard, self.decoder) if guard else None
+        leads = self.fleet.leads
+        done = Checkpoint(self.store, "batches", self.made_of(site) | asdict(schedule)) if many and leads else None
+        first = self.resume(done) if many else 0
+        watch = Watch(guard, self.decoder) if guard and leads else None
         edited = len(site)
         for number, batch in enumerate(batches[first:], first):
             part, before = site.part(batch), (self.total, dict(self.kept))
             targets = self.targets(part) if ahead is None else {layer: t[list(batch)] for layer, t in ahead.items()}
             self.sweep(part, targets, number)
-            if watch and (limit := watch.look(number, self.changes, self.ledger.health)):
+            if guard and (limit := self.look(watch, number)):
                 (self.total, self.kept), edited = before, batch.start
-                watch.stop(limit, edited, self.ledger.notes)
+                if watch:
+                    watch.stop(limit, edited, self.ledger.notes)
                 self.decoder.put_on(self.total)
                 break
             if done:
@@ -194,6 +203,11 @@ class _Sweeps:
             self.tell("batches", number + 1, len(batches))
         self.finish()
         return edited
+
+    def look(self, watch: Watch | None, batch: int) -> str | None:
+        """The limit of the guard that the model crosses, if any, as the leading rank sees it."""
+        told = self.fleet.tell(lambda: watch.look(batch, self.changes, self.ledger.health) if watch else None)
+        return None if told is None else str(told)
 
     @property
     def changes(self) -> dict[int, Tensor]:
@@ -206,10 +220,10 @@ class _Sweeps:
         tensors |= {f"keys/{layer}": keys for layer, keys in self.kept.items()}
         return tensors | {"batches": torch.tensor(batches)}
 
-    def resume(self, done: Checkpoint) -> int:
+    def resume(self, done: Checkpoint | None) -> int:
         """Take up what the store holds of this very run; returns the number of batches that are done."""
-        state = done.state()
-        if state is None:
+        state = self.fleet.lead(lambda: (done and done.state()) or {})
+        if not state:
             return 0
         self.total = WeightDelta(self.decoder.fingerprint, under("change/", state))
         self.kept = {int(layer): keys for layer, keys in under("keys/", state).items()}
@@ -222,63 +236,82 @@ class _Sweeps:
         """What the construction makes of anchors on the model as it is now."""
         construction, seconds = self.method.construction, self.ledger.seconds
         started, anchors = perf_counter(), seconds.get("anchors", 0.0)
-        window = self.method.window
-        found = construction.construct(
-            self.decoder,
-            site,
-            window,
-            {layer: self.anchors(site, layer) for layer in construction.anchored(window)},
-            self.update_norm(site),
-        )
+        window, mine = self.method.window, self.fleet.part(len(site))
+        anchors_of = {layer: self.anchors(site, layer) for layer in construction.anchored(window)}
+        own = {layer: anchors[mine] for layer, anchors in anchors_of.items()}
+        found = construction.construct(self.decoder, site.part(mine), window, own, self.update_norm(site, mine))
+        found = self.fleet.rows(mine, found)
         spent = perf_counter() - started - (seconds.get("anchors", 0.0) - anchors)
         seconds["replay"] = seconds.get("replay", 0.0) + spent
         return found
 
     def sweep(self, site: Site, targets: Targets, batch: int) -> None:
         """For each row of the tableau: keys and residuals as the model is now, a solve, a change of one matrix."""
-        decoder, solver, ledger = self.decoder, self.method.solver, self.ledger
-        prompts = Frontier(decoder, [prompt.stem for place in site for prompt in place.prompts])
-        bare = Frontier(decoder, site.bare)
+        decoder, ledger, mine = self.decoder, self.ledger, self.fleet.part(len(site))
+        own = site.part(mine)
+        prompts = Frontier(decoder, [prompt.stem for place in own for prompt in place.prompts])
+        bare = Frontier(decoder, own.bare)
         space = self.method.construction.space
-        way = _Way(targets, bare.states(sorted(targets), space=space))
+
+        def states(layers: Sequence[int]) -> Targets:
+            return self.fleet.rows(mine, bare.states(layers, space=space))
+
+        way = _Way(targets, states(sorted(targets)))
         steps = self.method.construction.steps(self.method.window)
         for i, step in enumerate(steps):
             started, layer = perf_counter(), step.edit
             if step.anew:
                 targets[step.read] = self.anchors(site, step.read)
-                way.begin(step.read, bare.states([step.read], space=space)[step.read])
+                way.begin(step.read, states([step.read])[step.read])
             with ledger.timed("keys"):
                 every = prompts.keys([layer], settle=True)[layer]
-                keys, bare_keys = averaged(every, site.contexts), bare_of(every, site.contexts)
+                found = {"mean": averaged(every, site.contexts), "bare": bare_of(every, site.contexts)}
+                keys, bare_keys = self.fleet.rows(mine, found).values()
                 residuals = step.share * (targets[step.read] - way.states[step.read])
             with ledger.timed("solve"):
-                weight = decoder.weight(layer).to(decoder.precision)
-                system = LinearSystem(keys, residuals, weight, layer, bare_keys)
-                solution = solver.solve(system, self.prepared(layer, len(site)))  # no name: the next layer's is large
+                weight = decoder.weight(layer).to(decoder.device, decoder.precision)
+                solution = self.solved(LinearSystem(keys, residuals, weight, layer, bare_keys))
                 change = solution.change.to(decoder.device, decoder.precision)
                 self.total += WeightDelta(decoder.fingerprint, {decoder.parameter_name(layer): change})
                 decoder.put_on(self.total)
                 self.keep(layer, keys)
             with ledger.timed("keys"):
                 bare.settle(layer - 1)
-                way.go_on(bare.states([other for other in targets if other >= layer], space=space))
+                way.go_on(states([other for other in targets if other >= layer]))
             norms = float(torch.linalg.matrix_norm(change)), float(torch.linalg.matrix_norm(weight))
             left, spent = way.remaining(), perf_counter() - started
             solved, lost = (solution.residual, solution.rank), self.rounding(layer, keys, change)
-            del solution, system
+            del solution
             row = LedgerRow(batch, layer, step.read, step.share, left, *norms, *solved, spent, lost)
             ledger.rows.append(row)
             self.tell("layers", i + 1, len(steps))
 
-    def update_norm(self, site: Site) -> UpdateNorm:
-        """|dW| / |W| that residuals would bring at a layer of the model as it is; keys and factor are made once."""
+    def solved(self, system: LinearSystem) -> Solution:
+        """Of the leading rank, on every rank: so weights agree to the last bit whatever hardware ranks run on, and
+        statistics and factors, which may be larger than the model, are held once."""
+
+        def solve() -> dict[str, Tensor]:
+            prepared = self.prepared(system.layer, len(system.keys))
+            found = self.method.solver.solve(system, prepared)
+            told = torch.tensor([found.residual, -1 if found.rank is None else found.rank], dtype=torch.float64)
+            return {"change": found.change.to(self.decoder.precision), "told": told}
+
+        found = self.fleet.lead(solve)
+        residual, rank = found["told"].tolist()
+        return Solution(found["change"], residual, None if rank < 0 else int(rank))
+
+    def update_norm(self, site: Site, mine: Sequence[int]) -> UpdateNorm:
+        """|dW| / |W| that residuals would bring at a layer of the model as it is; keys and factor are made once.
+
+        It is asked for with the residuals of this rank's facts, and answers for all of them.
+        """
         prompts = [prompt.stem for place in site for prompt in place.prompts]
         solver = self.method.solver
 
         @cache
         def known(layer: int) -> tuple[Tensor, Tensor, Tensor, Prepared]:
             every = self.decoder.keys(prompts, [layer])[layer]
-            weight = self.decoder.weight(layer).to(self.decoder.precision)
+            weight = self.decoder.weight(layer).to(self.decoder.device, self.decoder.precision)
             prepared = self.prepared(layer, len(site))
             return averaged(every, site.contexts), bare_of(every, site.contexts), weight, prepared
 
@@ -287,19 +320,25 @@ class _Sweeps:
             change = solver.solve(LinearSystem(keys, residuals, weight, layer, bare_keys), prepared).change
             return float(torch.linalg.matrix_norm(change)) / float(torch.linalg.matrix_norm(weight))
 
-        return norm
+        def together(layer: int, residuals: Tensor) -> float:
+            every = self.fleet.rows(mine, {layer: residuals})[layer]
+            return float(self.fleet.tell(lambda: norm(layer, every)))
+
+        return together
 
     def rounding(self, layer: int, keys: Float[Tensor, "fact inner"], change: Float[Tensor, "model inner"]) -> float:
         """|E k| / |dW k| over the facts' keys, with E what rounding the edited weights to the model's dtype did."""
         decoder = self.decoder
         if decoder.dtype == decoder.precision:
             return 0.0
-        exact = decoder.original(layer).to(decoder.precision) + self.total.changes[decoder.parameter_name(layer)]
-        error = decoder.weight(layer).to(decoder.precision) - exact
+        before, now = (
+            w.to(decoder.device, decoder.precision) for w in (decoder.original(layer), decoder.weight(layer))
+        )
+        error = now - (before + self.total.changes[decoder.parameter_name(layer)].to(now))
         return float(torch.linalg.matrix_norm(keys @ error.T) / torch.linalg.matrix_norm(keys @ change.T))
 
     def prepared(self, layer: int, facts: int) -> Prepared:
-        """What the solver makes of a layer's statistics: beside the layer's weight if there is room, else on the host."""
+        """What the solver makes of a layer's statistics: beside its weight if there is room, else in main memory."""
         weight = self.decoder.weight(layer)
         needed = self.method.solve_peak(weight.shape[1], weight.shape[0], facts)
         moment = self.statistics[layer].moment.to(place_for(needed, weight.device))
@@ -325,14 +364,15 @@ class _Sweeps:
                 f"facts' keys by up to {worst:.1%} of what the update moves them; the saved edit keeps it unrounded"
             )
         names = {decoder.parameter_name(layer): layer for layer in layers}
-        changes = {
-            name: self.method.solver.finish(change, decoder.original(names[name]).to(change))
-            if name in names
-            else change
-            for name, change in self.total.changes.items()
-        }
-        if any(changes[name] is not change for name, change in self.total.changes.items()):
-            self.total = WeightDelta(decoder.fingerprint, changes)
+
+        def altered() -> dict[str, Tensor]:
+            totals = {name: change for name, change in self.total.changes.items() if name in names}
+            finish, original = self.method.solver.finish, decoder.original
+            ends = {name: finish(change, original(names[name]).to(change)) for name, change in totals.items()}
+            return {name: end for name, end in ends.items() if end is not totals[name]}
+
+        if changes := self.fleet.lead(altered):
+            self.total = WeightDelta(decoder.fingerprint, {**self.total.changes, **changes})
             decoder.put_on(self.total)
 
     def made_of(self, site: Site) -> dict[str, object]:
@@ -361,33 +401,46 @@ class _Sweeps:
         shelf = self.store.shelf("anchors", self.state() | settings | {"contexts": site.contexts.groups})
         names = [_name(fact) for fact in site.facts]
         stored = shelf.get(names)
-        missing = [i for i, name in enumerate(names) if name not in stored]
+        had = [i for i, name in enumerate(names) if name in stored]
+        owner, missing = self.fleet.owners(had, len(site))
+        mine = [i for i, rank in enumerate(owner) if rank == self.fleet.rank]
         fresh: dict[str, dict[str, Tensor]] = {}
         flushed = perf_counter()
         with self.ledger.timed("anchors"):
             try:
-                found = optimise_anchors(self.decoder, site, layer, self.method.anchor, missing, search=search)
-                for done, (i, anchor) in enumerate(found, len(site) - len(missing) + 1):
+                own = [i for i in mine if names[i] not in stored]
+                found = optimise_anchors(self.decoder, site, layer, self.method.anchor, own, search=search)
+                for done, (i, anchor) in enumerate(found, 1):
                     parts = [anchor.loss, anchor.nll, anchor.kl, float(anchor.evaluations)]
                     value = {"state": anchor.state, "parts": torch.tensor(parts)}
                     fresh[names[i]] = stored[names[i]] = value
                     if perf_counter() - flushed > FLUSH_SECONDS:
                         shelf.put(fresh)
                         fresh, flushed = {}, perf_counter()
-                    self.tell(f"anchors at layer {layer}", done, len(site))
+                    known = len(site) - len(missing) + min(done * self.fleet.size, len(missing))
+                    self.tell(f"anchors at layer {layer}", known, len(site))
             finally:
                 if fresh:
                     shelf.put(fresh)
-        means = torch.stack([stored[name]["parts"] for name in names]).mean(0).tolist()
+            every = self.fleet.rows(mine, self.stacked([stored[names[i]] for i in mine]))
+        means = every["parts"].mean(0).tolist()
         self.ledger.anchors[layer] = dict(zip(("loss", "nll", "kl", "evaluations"), means, strict=True))
         self.ledger.anchors[layer]["stored"] = len(site) - len(missing)
-        return torch.stack([stored[name]["state"] for name in names]).to(self.decoder.device, self.decoder.precision)
+        return every["state"]
+
+    def stacked(self, anchors: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """States and parts of the loss of many anchors; of none, empty."""
+        states = [anchor["state"] for anchor in anchors] or [torch.empty(0, self.decoder.width)]
+        parts = [anchor["parts"] for anchor in anchors] or [torch.empty(0, 4)]
+        join = torch.stack if anchors else torch.cat
+        return {"state": join(states).to(self.decoder.device, self.decoder.precision), "parts": join(parts)}
 
 
 def averaged(keys: Float[Tensor, "prompt inner"], contexts: Contexts) -> Float[Tensor, "fact inner"]:
     """Keys of all prompts, context by context within each fact, to one key per fact: the two-level mean (spec 1.4)."""
     weights = torch.tensor(contexts.weights, dtype=keys.dtype, device=keys.device)
-    return torch.einsum("c,fci->fi", weights, keys.unflatten(0, (-1, len(weights))))
+    by_fact = keys.unflatten(0, (len(keys) // len(weights), len(weights)))
+    return torch.einsum("c,fci->fi", weights, by_fact)
 
 
 def bare_of(keys: Float[Tensor, "prompt inner"], contexts: Contexts) -> Float[Tensor, "fact inner"]:

@@ -171,7 +171,7 @@ def _per_record(side: Mapping[str, Any], task: str, metric: str, kind: str) -> d
 
 def _standard_error(sides: Sequence[Mapping[Any, Any]]) -> float | None:
     """Of a mean over records, or of the mean difference, paired by record (as in a bootstrap over records)."""
-    rows = [[side.get(record) for side in sides] for record in sides[0]]
+    rows: list[list[Any]] = [[side.get(record) for side in sides] for record in sides[0]]
     if len(rows) < 2 or not all(isinstance(v, int | float) and isfinite(v) for row in rows for v in row):
         return None
     values = np.array([row[-1] - (row[0] if len(row) > 1 else 0) for row in rows], dtype=np.float64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from pydantic import TypeAdapter
 
@@ -82,7 +82,7 @@ class Case:
 
     def to_json(self) -> dict[str, Any]:
         """The record that `read_cases` reads back (layout "errata")."""
-        row = {"id": self.id, "prompt": self.fact.prompt, "subject": self.fact.subject}
+        row: dict[str, Any] = {"id": self.id, "prompt": self.fact.prompt, "subject": self.fact.subject}
         row |= {"target_new": self.fact.target_new}
         rest = {name: getattr(self, name) for name in OPTIONAL_TEXT + OPTIONAL_LISTS}
         row |= {name: value if isinstance(value, str) else list(value) for name, value in rest.items() if value}
@@ -102,6 +102,11 @@ class Question(ABC):
     def reader(cls, decoder: Decoder) -> type[Question]:
         """Whose `ask` answers questions of this kind. Kinds with one reader are asked together."""
         return cls
+
+    @classmethod
+    def form(cls) -> Any:
+        """The type of an answer: something that JSON can carry from one process to another."""
+        return get_args(get_type_hints(cls.ask)["return"])[0]
 
     @classmethod
     @abstractmethod
@@ -213,25 +218,31 @@ def _answers(
     progress: Progress | None,
     fleet: Fleet = SOLO,
 ) -> dict[Question, Any]:
-    kinds: dict[type[Question], dict[Question, int]] = {}
+    readers: dict[type[Question], dict[Question, int]] = {}
     for probe in probes:
         for i, (case, applies) in enumerate(zip(cases, probe.applies(cases), strict=True)):
             for question in probe.questions(case) if applies else ():
-                kinds.setdefault(type(question), {}).setdefault(question, i)
+                readers.setdefault(question.reader(decoder), {}).setdefault(question, i)
     answers: dict[Question, Any] = {}
-    for kind, questions in kinds.items():
-        answers |= zip(questions, _asked(kind, decoder, questions, progress, fleet), strict=True)
+    for reader, questions in readers.items():
+        answers |= zip(questions, _asked(reader, decoder, questions, progress, fleet), strict=True)
     return answers
 
 
 def _asked(
-    kind: type[Question], decoder: Decoder, questions: dict[Question, int], progress: Progress | None, fleet: Fleet
+    reader: type[Question], decoder: Decoder, questions: dict[Question, int], progress: Progress | None, fleet: Fleet
 ) -> list[Any]:
     """The answers to questions, each with the first case that asks it: a case's questions share work, and a rank."""
     if fleet.size == 1:
-        return kind.ask(decoder, list(questions), progress)
+        return reader.ask(decoder, list(questions), progress)
     mine = {i: question for i, (question, case) in enumerate(questions.items()) if case % fleet.size == fleet.rank}
-    answers = kind.ask(decoder, list(mine.values()), progress) if mine else []
-    form: TypeAdapter[list[Any]] = TypeAdapter(get_type_hints(kind.ask)["return"])
-    told = form.dump_python(answers, mode="json")
-    return form.validate_python(fleet.gather(dict(zip(mine, told, strict=True))))
+    answers = reader.ask(decoder, list(mine.values()), progress) if mine else []
+    forms: dict[type[Question], TypeAdapter[Any]] = {
+        kind: TypeAdapter(kind.form()) for kind in {type(question) for question in questions}
+    }
+    told = {
+        i: forms[type(question)].dump_python(answer, mode="json")
+        for (i, question), answer in zip(mine.items(), answers, strict=True)
+    }
+    every = zip(questions, fleet.gather(told), strict=True)
+    return [forms[type(question)].validate_python(answer) for question, answer in every]

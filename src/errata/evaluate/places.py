@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, get_type_hints
 
 import torch
 from torch import Tensor
@@ -43,10 +43,8 @@ class Places(Question):
     Ids of a text are those of the prompt followed by those of " " + answer (spec evaluation 1, 1.2).
     """
 
-    told: str
+    told: ClassVar[str]
     """What progress calls it."""
-    prompt: Any
-    answer: Any
 
     @classmethod
     def reader(cls, decoder: Decoder) -> type[Question]:
@@ -58,6 +56,10 @@ class Places(Question):
     @abstractmethod
     def read(cls, decoder: Decoder, logits: Tensor, seen: Sequence[Seen]) -> list[Any]:
         """The value of each place, from the logits [row, vocabulary] of one batch."""
+
+    @classmethod
+    def form(cls) -> Any:
+        return get_type_hints(cls.whole)["return"]
 
     @classmethod
     @abstractmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from errata.evaluate.base import OPTIONAL_CHECKS, OPTIONAL_LISTS, Case, Check
 from errata.evaluate.benchmarks.record import Record
@@ -33,8 +34,8 @@ class RecordLayout:
 def _errata(record: Record) -> Case:
     """A plain fact, or one with the prompts that examine it."""
     fact = record.fact(*(record.text(name) for name in ("prompt", "subject", "target_new")))
-    lists = {name: record.texts(name, blanks=name.endswith("answers")) for name in OPTIONAL_LISTS}
-    checks = {
+    lists: dict[str, Any] = {name: record.texts(name, blanks=name.endswith("answers")) for name in OPTIONAL_LISTS}
+    checks: dict[str, Any] = {
         name: tuple(
             Check(entry.text("kind"), entry.text("prompt"), entry.maybe("answer"))
             for entry in record.parts(f"{name}_checks")

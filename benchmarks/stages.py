@@ -1,0 +1,315 @@
+"""What every stage of an edit costs: errata against the plain way, and against what the machine could do at best.
+
+    python -m benchmarks.stages [--sizes pocket gpt2 gpt2-xl llama-3-8b] [--inner 3072 6400 14336] [--threads 1]
+                                [--quick] [--json result.json]
+
+Models have random weights in published shapes (the pocket model its own): costs do not depend on what a model
+knows. Anchors make all their evaluations, but for end to end edits of the pocket model, which stop as usual. `times`
+is the cost of the plain way for one of errata's. `limit` is the share of errata's seconds that its own matrix
+arithmetic would take at the rate of a large matrix product on this machine, measured in the same run. On a CPU
+seconds are those of the process, on all its threads, so that other work on shared cores counts little; on a GPU they
+are those of the clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+import transformers
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from benchmarks import plain, scoring
+from benchmarks.anchors import CONTEXTS, by_errata, by_the_book
+from benchmarks.machine import gflop, matrix_rate, peak, seconds
+from benchmarks.shapes import SIZES, WIDTHS, Size, contexts, names
+from errata.decoder.corpus import Corpus, gather
+from errata.decoder.decoder import Frontier, pad
+from errata.editor import Editor
+from errata.evaluate import evaluate, probes
+from errata.pocket.cases import cases as pocket_cases
+from errata.recipe import Recipe, recipe_for
+from errata.solvers import LeastSquares, LinearSystem
+from errata.statistics import KeyStatistics
+from errata.store import Store
+from errata.targets import AnchorSettings
+
+PRESERVED = 15000.0
+FACTS = (1, 100, 2000)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stage at one size: errata's rate or cost, how many times less that is than another way's, and the share."""
+
+    size: str
+    stage: str
+    amount: str
+    errata: str
+    against: str = ""
+    times: float | None = None
+    share: float | None = None
+
+    @property
+    def cells(self) -> list[str]:
+        times = "" if self.times is None else f"{self.times:.2f}" if self.times < 2 else f"{self.times:.1f}"
+        share = "" if self.share is None else f"{self.share:.0%}"
+        return [self.size, self.stage, self.amount, self.errata, self.against, times, share]
+
+
+class Bench:
+    """One size: its model, and each stage on it."""
+
+    def __init__(self, size: Size) -> None:
+        self.size, self.window = size, size.window
+        self.decoder = size.decoder()
+        self.device = self.decoder.device
+        self.rate = matrix_rate(size.width, size.inner, size.dtype, self.device)
+        d = self.decoder
+        self.plain = plain.PlainModel(d.model, d.tokenizer, d.layout.blocks, d.layout.down_projection)
+
+    def row(self, stage: str, amount: str, errata: str, against: str = "", times: float | None = None,
+            share: float | None = None) -> Row:  # fmt: skip
+        return Row(self.size.name, stage, amount, errata, against, times, share)
+
+    def rows(self) -> Iterator[Row]:
+        by_errata(self.decoder, self.size.made_up(1), self.window[0], 2)  # the first pass of a process is slow
+        yield self.row("matrix rate", "", f"{self.rate:.0f} GFLOP/s")
+        yield from self.anchors()
+        yield from self.replay()
+        yield from self.keys()
+        statistics = yield from self.statistics()
+        yield from self.scoring()
+        yield from self.whole(statistics)
+
+    def anchors(self) -> Iterator[Row]:
+        size, layer, n = self.size, self.window[0], self.size.evaluations
+        facts = size.made_up(size.facts)
+        mine = seconds(lambda: by_errata(self.decoder, facts, layer, n), self.device) / len(facts)
+        few = facts[:: max(1, len(facts) // size.plain_facts)][: size.plain_facts]
+        with torch.device(self.device):
+            theirs = seconds(lambda: by_the_book(self.decoder, few, layer, n), self.device) / len(few)
+        one, two = (gflop(partial(by_errata, self.decoder, facts, layer, steps)) for steps in (2, 3))
+        work = (one + (n - 2) * (two - one)) / len(facts)
+        told = f"{len(facts)} facts ({len(few)}), {n} evaluations"
+        yield self.row("anchors", told, f"{1 / mine:.3g} facts/s", "plain loop", theirs / mine, work / self.rate / mine)
+
+    def replay(self) -> Iterator[Row]:
+        facts = self.size.made_up(self.size.keyed)
+        site, first = self.decoder.tokens.site(facts, contexts()), self.window[0]
+        z = 1.01 * self.decoder.states(site.bare, [first])[first]
+
+        def mine() -> object:
+            return self.decoder.states(site.bare, self.window[1:], holding=(first, z))
+
+        cost, work, n = seconds(mine, self.device) / len(facts), gflop(mine) / len(facts), self.size.plain_keyed
+        with torch.device(self.device):
+            theirs = seconds(
+                lambda: plain.plain_replay(self.plain, facts[:n], z[:n], first, self.window[1:]), self.device
+            ) / n  # fmt: skip
+        yield self.row("replay", f"{len(facts)} facts ({n})", f"{1 / cost:.3g} facts/s", "plain loop", theirs / cost,
+                       work / self.rate / cost)  # fmt: skip
+
+    def keys(self) -> Iterator[Row]:
+        facts, n = self.size.made_up(self.size.keyed), self.size.plain_keyed
+        site = self.decoder.tokens.site(facts, contexts())
+        stems = [prompt.stem for place in site for prompt in place.prompts]
+
+        def mine() -> None:
+            frontier = Frontier(self.decoder, stems)
+            for layer in self.window:
+                frontier.keys([layer], settle=True)
+
+        def theirs() -> None:
+            for layer in self.window:
+                self.plain.keys(facts[:n], CONTEXTS, layer)
+
+        cost, work = seconds(mine, self.device) / len(facts), gflop(mine) / len(facts)
+        with torch.device(self.device):
+            other = seconds(theirs, self.device) / n
+        told = f"{len(facts)} facts ({n}), {len(self.window)} layers"
+        yield self.row("keys", told, f"{1 / cost:.3g} facts/s", "plain loop", other / cost, work / self.rate / cost)
+
+    def statistics(self) -> Iterator[Row]:
+        """Returns the statistics."""
+        decoder, window, tokens = self.decoder, self.window, self.size.tokens
+        corpus = Corpus.of(self.size.texts(tokens))
+        found: dict[int, KeyStatistics] = {}
+        cost = seconds(lambda: found.update(gather(decoder, corpus, window, tokens)), self.device)
+        work = gflop(lambda: gather(decoder, corpus, window, tokens))
+        apart = sum(seconds(lambda at=layer: gather(decoder, corpus, [at], tokens), self.device) for layer in window)
+        share = work / self.rate / cost
+        told = f"{tokens} tokens, {len(window)} layers"
+        each = "a pass per layer"
+        yield self.row("statistics", told, f"{tokens / cost:.0f} tokens/s", each, apart / cost, share)
+        rows = list(decoder.tokens.prompts(list(corpus.texts())))[: max(1, tokens // 64)]
+        ids = pad(sorted(rows, key=len)[-16:], decoder.device)
+
+        @torch.no_grad()
+        def forward(last: int | None) -> None:
+            decoder.run(ids, leave=last)
+
+        at_once = {last: seconds(partial(forward, last), self.device) / ids.numel() for last in (window[-1], None)}
+        yield self.row("", "", f"{1 / at_once[window[-1]]:.0f} tokens/s forward to there", "all blocks and the head",
+                       at_once[None] / at_once[window[-1]])  # fmt: skip
+        yield self.row("", "statistics' share of that rate", f"{at_once[window[-1]] * tokens / cost:.0%}")
+        return found
+
+    def scoring(self) -> Iterator[Row]:
+        cases, n = pocket_cases(self.size.records), self.size.plain_records
+        decoder = self.decoder
+        scoring.edit(decoder, self.window[1])
+
+        def mine() -> object:
+            decoder._known = {}
+            return evaluate(decoder, cases, probes(*scoring.FAMILIES))
+
+        cost, work = seconds(mine, self.device) / len(cases), gflop(mine) / len(cases)
+        with torch.device(self.device):
+            other = seconds(lambda: scoring.plainly(decoder, cases[:n], None), self.device) / n
+        decoder.restore()
+        told = f"{len(cases)} records ({n})"
+        yield self.row("scoring", told, f"{1 / cost:.3g} records/s", "one record at a time", other / cost,
+                       work / self.rate / cost)  # fmt: skip
+
+    def whole(self, statistics: dict[int, KeyStatistics]) -> Iterator[Row]:
+        decoder, settings = self.decoder, AnchorSettings(steps=self.size.evaluations, stop_loss=-math.inf)
+        recipe = Recipe("random", self.window, anchor=settings, solvers={"least_squares": {"weight": PRESERVED}})
+        if self.size.shape is None:
+            recipe = recipe_for(decoder)
+        statistics = {layer: definite(found) for layer, found in statistics.items()}
+        every = self.size.made_up(max(self.size.edits))
+        first = 0.0
+        for n in self.size.edits:
+            options = {"recipe": recipe, "contexts": contexts(), "statistics": statistics, "store": Store.nowhere()}
+            editor = Editor(decoder, "memit+fe", **options)  # type: ignore[arg-type]
+            cost = seconds(lambda editor=editor, n=n: editor.edit(every[:n]).restore(), self.device)
+            first = first or cost
+            yield self.row("end to end", f"{n} facts", f"{cost:.3g} s, {cost / n:.3g} s a fact", "one fact alone",
+                           first / (cost / n))  # fmt: skip
+
+
+def definite(found: KeyStatistics) -> KeyStatistics:
+    """The same with a ridge of its mean eigenvalue, where there were fewer tokens than it has directions."""
+    if found.count < 4 * found.inner:
+        found.moment.diagonal().add_(found.moment.diagonal().mean())
+    return found
+
+
+def solves(inner: int, device: torch.device) -> Iterator[Row]:
+    """Factor and solve of one layer for several numbers of facts, against LU on the whole matrix."""
+    width, solver = WIDTHS[inner], LeastSquares(PRESERVED)
+    draw = torch.Generator(device).manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, generator=draw, device=device)
+
+    sample = random(256, inner)
+    moment = sample.T @ sample / 256
+    moment.diagonal().add_(1.0)
+    weight = torch.zeros(width, inner, device=device)
+    rate = matrix_rate(width, inner, torch.float64, device)
+    yield Row(f"inner {inner}", "matrix rate", "float64", f"{rate:.0f} GFLOP/s")
+    systems = {n: LinearSystem(random(n, inner), random(n, width), weight, 0) for n in FACTS}
+    lu, lu_peak = 0.0, 0
+
+    def by_lu() -> None:
+        plain.plain_update(systems[100].keys, systems[100].residuals, moment, PRESERVED)
+
+    def counted() -> None:
+        nonlocal lu
+        lu = seconds(by_lu, device)
+
+    lu_peak = peak(counted, device)
+    yield Row(f"inner {inner}", "LU", "100 facts", f"{lu:.3g} s, {told(lu_peak)}", "", None,
+              1e-9 * (2 / 3 * inner**3 + 2 * inner**2 * width) / rate / lu)  # fmt: skip
+    factored: dict[str, Tensor] = {}
+    cost = 0.0
+
+    def factor() -> None:
+        nonlocal cost
+        cost = seconds(lambda: factored.update(solver.prepare(moment)), device)
+
+    most = peak(factor, device)
+    yield Row(f"inner {inner}", "factor", "once a layer", f"{cost:.3g} s, {told(most)}", "", None,
+              1e-9 * inner**3 / 3 / rate / cost)  # fmt: skip
+    for n, system in systems.items():
+        spent = 0.0
+
+        def solve(system: LinearSystem = system) -> None:
+            nonlocal spent
+            spent = seconds(lambda: solver.solve(system, factored), device)
+
+        held = max(most, inner**2 * 8 + peak(solve, device))
+        few = min(n, inner)
+        work = 1e-9 * (inner**3 / 3 + 2 * few * inner**2 + 2 * few * inner * (few + width))
+        told_cost = f"{cost + spent:.3g} s ({spent:.2g} behind the factor), {told(held)}"
+        yield Row(f"inner {inner}", "solve", f"{n} facts", told_cost, f"LU, {told(lu_peak)}", lu / (cost + spent),
+                  work / rate / (cost + spent))  # fmt: skip
+
+
+def told(size: float) -> str:
+    return f"{size / 2**20:.0f} MiB"
+
+
+def measured(sizes: Sequence[Size], inner: Sequence[int]) -> Iterator[Row]:
+    for size in sizes:
+        if size.needs_device and not torch.cuda.is_available():
+            yield Row(size.name, "skipped", "", f"no GPU here; {str(size.dtype).removeprefix('torch.')} needs one")
+            continue
+        yield from Bench(size).rows()
+    device = torch.device("cuda" if any(size.needs_device for size in sizes) and torch.cuda.is_available() else "cpu")
+    for width in inner:
+        yield from solves(width, device)
+
+
+def table_of(rows: Sequence[Row], title: str) -> Table:
+    table = Table("size", "stage", "amount (of it plain)", "errata", "against", "times", "limit", title=title)
+    for i, row in enumerate(rows):
+        again = i > 0 and rows[i - 1].size == row.size
+        table.add_row(*(replace(row, size="") if again else row).cells, end_section=i + 1 < len(rows)
+                      and rows[i + 1].size != row.size)  # fmt: skip
+    return table
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.stages", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--sizes", nargs="*", choices=SIZES, default=["pocket", "gpt2", "gpt2-xl", "llama-3-8b"])
+    parser.add_argument("--inner", nargs="*", type=int, choices=WIDTHS, default=[3072, 6400, 14336])
+    parser.add_argument("--edits", nargs="*", type=int, help="numbers of facts to edit end to end, at every size")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="as little of everything as runs at all")
+    parser.add_argument("--json", type=Path, help="write the rows here too")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(argv)
+    torch.set_num_threads(args.threads)
+    sizes = [size.quick() if args.quick else size for size in names(args.sizes)]
+    if args.edits is not None:
+        sizes = [replace(size, edits=tuple(args.edits)) for size in sizes]
+    out, progress, rows = Console(width=150), Console(stderr=True), []
+    for row in measured(sizes, [] if args.quick else args.inner):
+        rows.append(row)
+        progress.print(" | ".join(row.cells), highlight=False, soft_wrap=True)
+    kinds = ", ".join(size.told for size in sizes)
+    out.print(table_of(rows, f"{kinds}; {args.threads} threads; seconds on a CPU are CPU seconds of the process"))
+    if args.json:
+        machine = {"processor": platform.processor() or platform.machine(), "threads": args.threads,
+                   "torch": torch.__version__, "transformers": transformers.__version__}  # fmt: skip
+        args.json.write_text(json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""The benchmark's own instruments."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+from benchmarks import machine, stages
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks are read from /proc")
+def test_a_peak_counts_what_is_freed_again_but_not_what_was_there() -> None:
+    held = torch.ones(1 << 22)
+    size = 1 << 26
+
+    def work() -> None:
+        for _ in range(2):
+            torch.ones(size // 4)
+
+    assert size <= machine.peak(work) < 1.2 * size
+    assert held.numel()
+
+
+def test_arithmetic_is_counted() -> None:
+    left, right = torch.ones(10, 20), torch.ones(20, 30)
+    assert machine.gflop(lambda: left @ right) == pytest.approx(2e-9 * 10 * 20 * 30)
+
+
+def test_solves_are_told_for_each_number_of_facts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "WIDTHS", {64: 16})
+    monkeypatch.setattr(stages, "matrix_rate", lambda *_: 1.0)
+    rows = list(stages.solves(64, torch.device("cpu")))
+    assert [row.amount for row in rows if row.stage == "solve"] == ["1 facts", "100 facts", "2000 facts"]
+
+
+def test_without_a_gpu_its_size_is_skipped_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (row,) = stages.measured(stages.names(["llama-3-8b"]), [])
+    assert row.stage == "skipped"
+    assert "no GPU here" in row.errata
