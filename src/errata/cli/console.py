@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -29,6 +29,9 @@ from errata.report.tables import Grid
 
 PRACTISED = 200
 """Cases of the pocket model's tuning half to practise with."""
+
+SHORT = 12
+"""Columns of words are not folded to less than this."""
 
 out = Console()
 err = Console(stderr=True)
@@ -125,14 +128,19 @@ def progress() -> Iterator[Tell]:
 
 
 def show(grid: Grid, title: str = "") -> None:
-    """Print a grid as a table; columns of numbers to the right, best values bold."""
+    """Print a grid as a table, best values bold. Words may be folded, numbers never: then it is wider than the screen."""
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD)
+    needed = 2
     for i, column in enumerate(grid.columns):
         words = i < grid.text_columns
-        table.add_column(column, justify="left" if words else "right", overflow="fold", no_wrap=not words)
+        longest = max([len(column), *(len(row[i]) for row in grid.rows)])
+        least = min(longest, SHORT) if words else longest
+        needed += least + 3
+        justify: Literal["left", "right"] = "left" if words else "right"
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=not words, min_width=least)
     for row, best in zip(grid.rows, grid.best, strict=True):
         table.add_row(*(f"[bold]{escape(c)}[/bold]" if b else escape(c) for c, b in zip(row, best, strict=True)))
-    out.print(table)
+    (out if needed <= out.width else Console(width=needed)).print(table)
 
 
 def lines(items: Sequence[tuple[str, object]]) -> None:
