@@ -1,7 +1,7 @@
 """What every stage of an edit costs: errata against the plain way, and against what the machine could do at best.
 
     python -m benchmarks.stages [--sizes pocket gpt2 gpt2-xl llama-3-8b] [--inner 3072 6400 14336] [--threads 1]
-                                [--quick] [--json result.json]
+                                [--stages anchors replay ...] [--quick] [--json result.json]
 
 Models have random weights in published shapes (the pocket model its own): costs do not depend on what a model
 knows. Anchors make all their evaluations, but for end to end edits of the pocket model, which stop as usual. `times`
@@ -17,7 +17,7 @@ import argparse
 import json
 import math
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,7 @@ from errata.targets import AnchorSettings
 
 PRESERVED = 15000.0
 FACTS = (1, 100, 2000)
+STAGES = ("anchors", "replay", "keys", "statistics", "scoring", "whole")
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,14 @@ class Bench:
             share: float | None = None) -> Row:  # fmt: skip
         return Row(self.size.name, stage, amount, errata, against, times, share)
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self, stages: Collection[str]) -> Iterator[Row]:
         by_errata(self.decoder, self.size.made_up(1), self.window[0], 2)  # the first pass of a process is slow
         yield self.row("matrix rate", "", f"{self.rate:.0f} GFLOP/s")
-        yield from self.anchors()
-        yield from self.replay()
-        yield from self.keys()
-        statistics = yield from self.statistics()
-        yield from self.scoring()
-        yield from self.whole(statistics)
+        run = {"anchors": self.anchors, "replay": self.replay, "keys": self.keys, "statistics": self.statistics,
+               "scoring": self.scoring, "whole": self.whole}  # fmt: skip
+        for stage, rows in run.items():
+            if stage in stages:
+                yield from rows()
 
     def anchors(self) -> Iterator[Row]:
         size, layer, n = self.size, self.window[0], self.size.evaluations
@@ -140,11 +140,9 @@ class Bench:
         yield self.row("keys", told, f"{1 / cost:.3g} facts/s", "plain loop", other / cost, work / self.rate / cost)
 
     def statistics(self) -> Iterator[Row]:
-        """Returns the statistics."""
         decoder, window, tokens = self.decoder, self.window, self.size.tokens
         corpus = Corpus.of(self.size.texts(tokens))
-        found: dict[int, KeyStatistics] = {}
-        cost = seconds(lambda: found.update(gather(decoder, corpus, window, tokens)), self.device)
+        cost = seconds(lambda: gather(decoder, corpus, window, tokens), self.device)
         work = gflop(lambda: gather(decoder, corpus, window, tokens))
         apart = sum(seconds(lambda at=layer: gather(decoder, corpus, [at], tokens), self.device) for layer in window)
         share = work / self.rate / cost
@@ -162,7 +160,6 @@ class Bench:
         yield self.row("", "", f"{1 / at_once[window[-1]]:.0f} tokens/s forward to there", "all blocks and the head",
                        at_once[None] / at_once[window[-1]])  # fmt: skip
         yield self.row("", "statistics' share of that rate", f"{at_once[window[-1]] * tokens / cost:.0%}")
-        return found
 
     def scoring(self) -> Iterator[Row]:
         cases, n = pocket_cases(self.size.records), self.size.plain_records
@@ -181,12 +178,13 @@ class Bench:
         yield self.row("scoring", told, f"{1 / cost:.3g} records/s", "one record at a time", other / cost,
                        work / self.rate / cost)  # fmt: skip
 
-    def whole(self, statistics: dict[int, KeyStatistics]) -> Iterator[Row]:
+    def whole(self) -> Iterator[Row]:
         decoder, settings = self.decoder, AnchorSettings(steps=self.size.evaluations, stop_loss=-math.inf)
         recipe = Recipe("random", self.window, anchor=settings, solvers={"least_squares": {"weight": PRESERVED}})
         if self.size.shape is None:
             recipe = recipe_for(decoder)
-        statistics = {layer: definite(found) for layer, found in statistics.items()}
+        found = gather(decoder, Corpus.of(self.size.texts(self.size.tokens)), self.window, self.size.tokens)
+        statistics = {layer: definite(one) for layer, one in found.items()}
         every = self.size.made_up(max(self.size.edits))
         first = 0.0
         for n in self.size.edits:
@@ -261,12 +259,12 @@ def told(size: float) -> str:
     return f"{size / 2**20:.0f} MiB"
 
 
-def measured(sizes: Sequence[Size], inner: Sequence[int]) -> Iterator[Row]:
+def measured(sizes: Sequence[Size], inner: Sequence[int], stages: Collection[str] = STAGES) -> Iterator[Row]:
     for size in sizes:
         if size.needs_device and not torch.cuda.is_available():
             yield Row(size.name, "skipped", "", f"no GPU here; {str(size.dtype).removeprefix('torch.')} needs one")
             continue
-        yield from Bench(size).rows()
+        yield from Bench(size).rows(stages)
     device = torch.device("cuda" if any(size.needs_device for size in sizes) and torch.cuda.is_available() else "cpu")
     for width in inner:
         yield from solves(width, device)
@@ -286,6 +284,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--sizes", nargs="*", choices=SIZES, default=["pocket", "gpt2", "gpt2-xl", "llama-3-8b"])
     parser.add_argument("--inner", nargs="*", type=int, choices=WIDTHS, default=[3072, 6400, 14336])
+    parser.add_argument("--stages", nargs="*", choices=STAGES, default=STAGES)
     parser.add_argument("--edits", nargs="*", type=int, help="numbers of facts to edit end to end, at every size")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="as little of everything as runs at all")
@@ -300,15 +299,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.edits is not None:
         sizes = [replace(size, edits=tuple(args.edits)) for size in sizes]
     out, progress, rows = Console(width=150), Console(stderr=True), []
-    for row in measured(sizes, [] if args.quick else args.inner):
+    machine = {"processor": platform.processor() or platform.machine(), "threads": args.threads,
+               "torch": torch.__version__, "transformers": transformers.__version__}  # fmt: skip
+    for row in measured(sizes, [] if args.quick else args.inner, args.stages):
         rows.append(row)
         progress.print(" | ".join(row.cells), highlight=False, soft_wrap=True)
+        if args.json:
+            document = {"machine": machine, "rows": [asdict(row) for row in rows]}
+            args.json.write_text(json.dumps(document, indent=1) + "\n")
     kinds = ", ".join(size.told for size in sizes)
     out.print(table_of(rows, f"{kinds}; {args.threads} threads; seconds on a CPU are CPU seconds of the process"))
-    if args.json:
-        machine = {"processor": platform.processor() or platform.machine(), "threads": args.threads,
-                   "torch": torch.__version__, "transformers": transformers.__version__}  # fmt: skip
-        args.json.write_text(json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ def progress() -> Iterator[Tell]:
 
 
 def show(grid: Grid, title: str = "") -> None:
-    """Print a grid as a table, best values bold. Words may be folded, numbers never: then it is wider than the screen."""
+    """Print a grid as a table, best values bold. Numbers never fold: it may be wider than the screen."""
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD)
     needed = 2
     for i, column in enumerate(grid.columns):

@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from errata.decoder import hooks
 from errata.decoder.graft import Graft
 from errata.decoder.layout import DecoderLayout, blocks_of, layout_of, linear_shape
-from errata.decoder.memory import tokens_at_once
+from errata.decoder.memory import CPU_PASS, tokens_at_once
 from errata.decoder.offload import fetched, is_away, names_once, replace, running_device
 from errata.decoder.site import Prompt, Tokens
 from errata.delta import WeightDelta
@@ -395,9 +395,14 @@ class Decoder:
         return isinstance(self.model.get_submodule(name.rpartition(".")[0]), Conv1D)
 
     @cached_property
+    def room(self) -> int:
+        """Tokens that fit in memory in a pass without gradients."""
+        return tokens_at_once(self)
+
+    @cached_property
     def budget(self) -> int:
         """Tokens of a pass without gradients; fixed once, so that passes to be compared are batched alike."""
-        return tokens_at_once(self)
+        return min(self.room, CPU_PASS) if self.device.type == "cpu" else self.room
 
     @property
     def vocabulary(self) -> int:
@@ -538,7 +543,7 @@ class Decoder:
         by_length: dict[int, list[int]] = {}
         for i, row in enumerate(rows):
             by_length.setdefault(len(row), []).append(i)
-        at_once = max(1, self.budget // 8)
+        at_once = max(1, self.room // 8)
         for length, members in by_length.items():
             size = max(1, at_once // (length + n_tokens))
             for start in range(0, len(members), size):

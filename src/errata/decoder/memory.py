@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 AT_MOST = 8192
 """More tokens than this in one pass bring no speed on any device we measured."""
 
+CPU_PASS = 512
+"""Tokens of a pass without gradients on a CPU: a pass of thousands leaves the caches at every step."""
+
 CPU_TAIL = 256
 """Tail tokens of a pass with gradients on a CPU: more only add padding, fewer leave matrix products thin."""
 

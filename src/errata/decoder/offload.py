@@ -16,10 +16,8 @@ from torch import Tensor, nn
 def running_device(module: nn.Module) -> torch.device:
     """Where a module computes, wherever its weights lie between passes."""
     weight: Tensor = next(module.parameters(recurse=False))
-    if weight.device.type != "meta":
-        return weight.device
-    device = _hook(module).execution_device
-    return torch.device("cpu" if device is None else device)
+    hook = _hook(module) if is_away(weight) else None
+    return weight.device if hook is None else torch.device(hook.execution_device)
 
 
 def is_away(parameter: Tensor) -> bool:
@@ -28,8 +26,9 @@ def is_away(parameter: Tensor) -> bool:
 
 
 def fetched(module: nn.Module, name: str) -> Tensor:
-    """The values of a module's parameter that is away, as it is now."""
-    values: Tensor = _hook(module).weights_map[name]
+    """The values of a module's parameter that is away; the empty shell of a model that has none at all."""
+    hook = _hook(module)
+    values: Tensor = module.get_parameter(name) if hook is None else hook.weights_map[name]
     return values
 
 
@@ -50,7 +49,7 @@ def names_once(model: Any) -> Mapping[str, Tensor]:
 
 
 def _hook(module: nn.Module) -> Any:
-    """The hook that brings a module's weights."""
-    hook: Any = module._hf_hook
-    inner = [one for one in getattr(hook, "hooks", [hook]) if getattr(one, "weights_map", None) is not None]
-    return inner[0] if inner else hook
+    """The hook that brings a module's weights, if any."""
+    hook: Any = getattr(module, "_hf_hook", None)
+    parts = getattr(hook, "hooks", [hook])
+    return next((part for part in parts if getattr(part, "weights_map", None) is not None), None)

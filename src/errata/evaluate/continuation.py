@@ -35,7 +35,7 @@ class Continuation(Question):
             alike[len(rows[i]), question.length, question.top].append(i)
         texts: dict[int, str] = {}
         for (_, length, top), members in alike.items():
-            size = max(1, decoder.budget // (8 * length))
+            size = max(1, decoder.room // (8 * length))
             for start in range(0, len(members), size):
                 group = members[start : start + size]
                 numbers = torch.stack([questions[i].numbers() for i in group])
