@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import exp
+from math import ceil, exp
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from errata.errors import Collapsed
 
 TOKENS = 64
 """Of each text at most so many tokens are read."""
+MARKS = 4
+"""Of each text at so many places, evenly spaced, the next token's distribution is compared."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Health:
     growth: dict[int, float]
     """Layer -> |dW| / |W| of the whole change so far (Frobenius)."""
     divergence: float
-    """D_KL(unedited || edited) in nats, mean over the next tokens behind the held-out texts."""
+    """D_KL(unedited || edited) of the next token in nats, mean over places in the held-out texts."""
     perplexity: float
     """Of the held-out texts, divided by the unedited model's."""
 
@@ -37,7 +39,7 @@ class Guard:
     """
 
     texts: Sequence[str] = ()
-    growth: float | None = 1.0
+    growth: float | None = 10.0
     divergence: float | None = 1.0
     perplexity: float | None = 2.0
 
@@ -59,6 +61,8 @@ class Watch:
     def __init__(self, guard: Guard, decoder: Decoder) -> None:
         self.guard, self.decoder = guard, decoder
         self.rows = [ids for text in guard.texts if len(ids := decoder.token_ids(text)[:TOKENS]) > 1]
+        shares = [k / MARKS for k in range(1, MARKS + 1)]
+        self.marks = [{ceil(share * len(ids)) - 1 for share in shares} for ids in self.rows]
         with decoder.unedited():
             self.first, self.loss = self.read()
 
@@ -84,14 +88,15 @@ class Watch:
         notes.append(f"stopped after {edited} facts: with the next batch {limit}; that batch was taken back")
 
     def read(self) -> tuple[Tensor, float]:
-        """Log-probabilities [text, vocabulary] of the token behind each text, and the mean loss of all tokens."""
-        last: list[Tensor] = [torch.empty(0)] * len(self.rows)
+        """Log-probabilities [place, vocabulary] behind each mark, and the mean loss of all tokens."""
+        marked: dict[tuple[int, int], Tensor] = {}
         total, count = 0.0, 0
         for row, at, logits in self.decoder.logits(self.rows, [range(len(ids)) for ids in self.rows]):
             log_p = logits.log_softmax(-1)
             for i, position, values in zip(row.tolist(), at.tolist(), log_p, strict=True):
                 if position + 1 < len(self.rows[i]):
                     total, count = total - float(values[self.rows[i][position + 1]]), count + 1
-                else:
-                    last[i] = values.to("cpu", copy=True)
-        return torch.stack(last) if last else torch.empty(0), total / max(count, 1)
+                if position in self.marks[i]:
+                    marked[i, position] = values.to("cpu", copy=True)
+        places = [marked[place] for place in sorted(marked)]
+        return torch.stack(places) if places else torch.empty(0), total / max(count, 1)

@@ -18,6 +18,11 @@ SCORE_COLUMNS: tuple[tuple[str, str, bool], ...] = (
     ("specificity_top5", "Top-5", True),
     ("specificity_top10", "Top-10", True),
     ("far_kl", "Far D_KL", False),
+    ("neighbourhood_success", "Neigh. succ.", True),
+    ("portability", "Portability", True),
+    ("locality", "Locality", True),
+    ("fluency", "Fluency", True),
+    ("consistency", "Consistency", True),
 )
 """Score name, column title, whether higher is better."""
 
@@ -71,6 +76,19 @@ def score_grid(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> Grid:
         rows.append(cells)
         best.append(marks)
     return Grid(["", *(title for _, title, _ in present)], rows, best)
+
+
+def skill_grid(skills: Sequence[Mapping[str, Any]]) -> Grid:
+    """Row per task and metric: before, after, and the difference with its standard error where there is one."""
+
+    def told(value: float | None, sign: str = "") -> str:
+        return "-" if value is None else f"{value:{sign}.3f}"
+
+    rows = [
+        [s["task"], s["metric"], told(s["before"]), told(s["after"]), told(s["difference"], "+"), told(s["error"])]
+        for s in skills
+    ]
+    return Grid.plain(["task", "metric", "before", "after", "difference", "standard error"], rows, 2)
 
 
 def residual_grid(ledgers: Mapping[str, Mapping[str, Any]]) -> Grid:
