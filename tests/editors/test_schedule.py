@@ -109,7 +109,7 @@ def tell(stage, done, total):
         print(done, flush=True)
         time.sleep(float(sys.argv[2]))
 outcome = editor_of(decoder, "memit+fe", store=Store(sys.argv[1]), progress=tell).edit(tiny_facts(), batch=2)
-print(outcome.edit.delta.digest, flush=True)
+print(outcome.edit.delta.digest, len(outcome.ledger.rows), flush=True)
 """
 
 
@@ -121,7 +121,8 @@ def test_a_run_killed_between_batches_goes_on_to_bit_identical_weights(tmp_path:
         assert process.stdout.readline().strip() == "1"
         process.send_signal(signal.SIGKILL)
     resumed = subprocess.run([*command, "0"], capture_output=True, text=True, env=environment, check=True)
-    *batches, digest = resumed.stdout.split()
+    *batches, digest, rows = resumed.stdout.split()
+    assert rows == "12"  # of three layers in four batches, those of the killed run among them
     assert batches == ["2", "3", "4"]
     whole = editor_of(decoder_of("llama"), "memit+fe", store=Store.nowhere()).edit(FACTS, batch=2).edit
     assert isinstance(whole, WeightEdit)

@@ -80,6 +80,17 @@ class Ledger:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Ledger:
+        """The inverse of `to_json`, also of what JSON made of it."""
+
+        def by_layer(values: Mapping[Any, Any]) -> dict[int, Any]:
+            return {int(layer): value for layer, value in values.items()}
+
+        rows = [LedgerRow(**{**one, "remaining": by_layer(one["remaining"])}) for one in row["rows"]]
+        health = [Health(**{**one, "growth": by_layer(one["growth"])}) for one in row["health"]]
+        return cls(**{**row, "rows": rows, "health": health, "anchors": by_layer(row["anchors"])})
+
 
 class Edit(ABC):
     """A change of belief as a value: it can be put on a decoder, taken off, saved and loaded."""

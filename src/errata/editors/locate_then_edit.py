@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -179,13 +180,14 @@ class _Sweeps:
 
         Returns the number of facts edited: all, unless the guard stopped the run.
         """
-        self.ledger.notes += _notes(self.decoder, site)
         batches = schedule.portions(len(site))
         many = len(batches) > 1
         ahead = self.targets(site) if schedule.targets == "original" and many else None
         leads = self.fleet.leads
-        done = Checkpoint(self.store, "batches", self.made_of(site) | asdict(schedule)) if many and leads else None
+        done = Checkpoint(self.store, "sweeps", self.made_of(site) | asdict(schedule)) if many and leads else None
         first = self.resume(done) if many else 0
+        if not first:
+            self.ledger.notes += _notes(self.decoder, site)
         watch = Watch(guard, self.decoder) if guard and leads else None
         edited = len(site)
         for number, batch in enumerate(batches[first:], first):
@@ -218,7 +220,8 @@ class _Sweeps:
     def state_after(self, batches: int) -> dict[str, Tensor]:
         tensors = {f"change/{name}": change for name, change in self.total.changes.items()}
         tensors |= {f"keys/{layer}": keys for layer, keys in self.kept.items()}
-        return tensors | {"batches": torch.tensor(batches)}
+        ledger = json.dumps(self.ledger.to_json()).encode()
+        return tensors | {"batches": torch.tensor(batches), "ledger": torch.tensor(list(ledger), dtype=torch.uint8)}
 
     def resume(self, done: Checkpoint | None) -> int:
         """Take up what the store holds of this very run; returns the number of batches that are done."""
@@ -229,6 +232,7 @@ class _Sweeps:
         self.kept = {int(layer): keys for layer, keys in under("keys/", state).items()}
         self.decoder.put_on(self.total)
         number = int(state["batches"])
+        self.ledger = Ledger.from_json(json.loads(bytes(state["ledger"].tolist())))
         self.ledger.notes.append(f"the first {number} batches were done by an earlier run and taken from the store")
         return number
 
