@@ -40,7 +40,7 @@ from torch import Tensor
 from benchmarks.anchors import CONTEXTS, Shape, decoder_for, made_up_facts
 from errata import Contexts, Corpus, Decoder, Editor, Recipe, Store
 from errata.delta import WeightDelta
-from errata.editors import locate_then_edit
+from errata.editors import sweep
 from errata.fact import Fact
 from errata.store import SHARDS
 from errata.targets import AnchorSettings
@@ -293,7 +293,7 @@ def edit(
 ) -> None:
     """One run, from what the store has; leaves the change and its hash. `flush`: seconds between stored anchors."""
     if flush is not None:
-        locate_then_edit.FLUSH_SECONDS = flush
+        sweep.FLUSH_SECONDS = flush
     texts = [f"{fact.text} {fact.target_new}." for fact in made_up_facts(100)]
     given = {"recipe": RECIPE, "contexts": Contexts(CONTEXTS), "corpus": Corpus.of(texts), "store": Store(root)}
     outcome = Editor(decoder, method, **given).edit(facts, batch=batch)  # type: ignore[arg-type]

@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import platform
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -179,7 +178,7 @@ class Bench:
                        work / self.rate / cost)  # fmt: skip
 
     def whole(self) -> Iterator[Row]:
-        decoder, settings = self.decoder, AnchorSettings(steps=self.size.evaluations, stop_loss=-math.inf)
+        decoder, settings = self.decoder, AnchorSettings(steps=self.size.evaluations, stop_loss=-1.0)
         recipe = Recipe("random", self.window, anchor=settings, solvers={"least_squares": {"weight": PRESERVED}})
         if self.size.shape is None:
             recipe = recipe_for(decoder)
@@ -204,7 +203,7 @@ def definite(found: KeyStatistics) -> KeyStatistics:
 
 
 def solves(inner: int, device: torch.device) -> Iterator[Row]:
-    """Factor and solve of one layer for several numbers of facts, against LU on the whole matrix."""
+    """Factor and solve of one layer for several numbers of facts, against products and LU on the whole matrix."""
     width, solver = WIDTHS[inner], LeastSquares(PRESERVED)
     draw = torch.Generator(device).manual_seed(0)
 
@@ -218,41 +217,33 @@ def solves(inner: int, device: torch.device) -> Iterator[Row]:
     rate = matrix_rate(width, inner, torch.float64, device)
     yield Row(f"inner {inner}", "matrix rate", "float64", f"{rate:.0f} GFLOP/s")
     systems = {n: LinearSystem(random(n, inner), random(n, width), weight, 0) for n in FACTS}
-    lu, lu_peak = 0.0, 0
-
-    def by_lu() -> None:
-        plain.plain_update(systems[100].keys, systems[100].residuals, moment, PRESERVED)
-
-    def counted() -> None:
-        nonlocal lu
-        lu = seconds(by_lu, device)
-
-    lu_peak = peak(counted, device)
-    yield Row(f"inner {inner}", "LU", "100 facts", f"{lu:.3g} s, {told(lu_peak)}", "", None,
-              1e-9 * (2 / 3 * inner**3 + 2 * inner**2 * width) / rate / lu)  # fmt: skip
-    factored: dict[str, Tensor] = {}
-    cost = 0.0
-
-    def factor() -> None:
-        nonlocal cost
-        cost = seconds(lambda: factored.update(solver.prepare(moment)), device)
-
-    most = peak(factor, device)
-    yield Row(f"inner {inner}", "factor", "once a layer", f"{cost:.3g} s, {told(most)}", "", None,
-              1e-9 * inner**3 / 3 / rate / cost)  # fmt: skip
+    name, factored = f"inner {inner}", dict[str, Tensor]()
+    cost, most = taken(lambda: factored.update(solver.prepare(moment)), device)
+    yield Row(name, "factor", "once a layer", f"{cost:.3g} s, {told(most)}", share=1e-9 * inner**3 / 3 / rate / cost)
+    one = systems[FACTS[0]]
+    lu, lu_peak = taken(lambda: plain.plain_update(one.keys, one.residuals, moment, PRESERVED), device)
     for n, system in systems.items():
-        spent = 0.0
+        spent, held = taken(lambda system=system: solver.solve(system, factored), device)
+        held = max(most, 8 * inner**2 + held)
+        more = seconds(lambda system=system: (system.keys.T @ system.keys, system.keys.T @ system.residuals), device)
+        few = 2 * n * inner**2 + n**2 * inner + n**3 / 3 + 2 * n * inner * width
+        many = n * inner**2 + 2 * n * inner * width + 2 * inner**2 * width
+        share = 1e-9 * (inner**3 / 3 + min(few, many)) / rate / (cost + spent)
+        amount = f"{cost + spent:.3g} s ({spent:.2g} behind the factor), {told(held)}"
+        against = f"LU {lu + more:.3g} s, {told(lu_peak)}"
+        yield Row(name, "solve", f"{n} facts", amount, against, (lu + more) / (cost + spent), share)
 
-        def solve(system: LinearSystem = system) -> None:
-            nonlocal spent
-            spent = seconds(lambda: solver.solve(system, factored), device)
 
-        held = max(most, inner**2 * 8 + peak(solve, device))
-        few = min(n, inner)
-        work = 1e-9 * (inner**3 / 3 + 2 * few * inner**2 + 2 * few * inner * (few + width))
-        told_cost = f"{cost + spent:.3g} s ({spent:.2g} behind the factor), {told(held)}"
-        yield Row(f"inner {inner}", "solve", f"{n} facts", told_cost, f"LU, {told(lu_peak)}", lu / (cost + spent),
-                  work / rate / (cost + spent))  # fmt: skip
+def taken(work: Callable[[], object], device: torch.device) -> tuple[float, int]:
+    """Seconds and peak of one run."""
+    spent = 0.0
+
+    def timed() -> None:
+        nonlocal spent
+        spent = seconds(work, device)
+
+    held = peak(timed, device)
+    return spent, held
 
 
 def told(size: float) -> str:

@@ -14,7 +14,7 @@ from errata import Corpus, Decoder, Store
 from errata.bench import Bench, Dataset, Grid
 from errata.bench import running as bench_running
 from errata.bench.record import FAILED
-from errata.editors import locate_then_edit
+from errata.editors import sweep
 from errata.errors import ErrataError, SolveError, UnknownName
 from errata.evaluate import Case
 from errata.report.run import RECORD
@@ -49,7 +49,7 @@ def recipe(monkeypatch: pytest.MonkeyPatch) -> None:
 def optimised(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """(layer, facts) of every optimisation that had anything to do."""
     seen: list[tuple[int, int]] = []
-    real = locate_then_edit.optimise_anchors
+    real = sweep.optimise_anchors
 
     def counted(
         decoder: Decoder, site: Any, layer: int, settings: Any, facts: Sequence[int], **options: Any
@@ -58,7 +58,7 @@ def optimised(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
             seen.append((layer, len(facts)))
         return real(decoder, site, layer, settings, facts, **options)
 
-    monkeypatch.setattr(locate_then_edit, "optimise_anchors", counted)
+    monkeypatch.setattr(sweep, "optimise_anchors", counted)
     return seen
 
 

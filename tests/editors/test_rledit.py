@@ -262,7 +262,7 @@ def test_a_killed_training_goes_on_to_the_very_same_network(when: int, tmp_path:
     assert same(dict(network.tensors), dict(trained("llama").tensors))
     again = settings.fit(decoder_of("llama"), PRACTICE, store, kill_after(1))
     assert same(dict(again.tensors), dict(network.tensors))
-    assert max(file.stat().st_size for file in tmp_path.glob("hypernetwork-training/*/*.safetensors")) < 1000
+    assert max(file.stat().st_size for file in tmp_path.rglob("hypernetwork-training/*/*.safetensors")) < 1000
 
 
 def test_a_run_with_other_settings_or_records_is_another_run() -> None:

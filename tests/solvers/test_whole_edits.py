@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from errata import Contexts, Fact, Outcome, Recipe, Store, WeightEdit
-from errata.editors.locate_then_edit import averaged
+from errata.editors.sweep import averaged
 from errata.methods import METHODS, Pair
 from errata.solvers import (
     EqualityConstrained,

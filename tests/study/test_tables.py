@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from errata.editors import locate_then_edit as module
+from errata.editors import sweep as module
 from errata.errors import UnknownName
 from errata.study import Trial, cosines, residuals
 from errata.study.trajectory import trajectory

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from errata import Contexts, Decoder, Fact, Store
 from errata.decoder.contexts import STARTS, generate_contexts, generate_flat_contexts
-from errata.editors import locate_then_edit
+from errata.editors import sweep
 from errata.errors import WindowOutside
 from errata.methods import METHODS, Pair
 from errata.solvers import LeastSquares
@@ -211,13 +211,13 @@ def test_every_search_makes_an_edit_with_anchors_of_its_own(
     construction: TargetConstruction, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, asked = Store.nowhere(), []
-    real = locate_then_edit.optimise_anchors
+    real = sweep.optimise_anchors
 
     def counted(decoder: Decoder, site: Any, layer: int, settings: Any, facts: list[int], **how: Any) -> Any:
         asked.append(len(facts))
         yield from real(decoder, site, layer, settings, facts, **how)
 
-    monkeypatch.setattr(locate_then_edit, "optimise_anchors", counted)
+    monkeypatch.setattr(sweep, "optimise_anchors", counted)
     inner = getattr(construction, "construction", BackwardSpreading("sqrt", space="mlp"))
     for name, row in (("usual", inner), ("other", construction)):
         monkeypatch.setitem(METHODS, name, Pair(row, LeastSquares(), "test"))

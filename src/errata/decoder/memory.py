@@ -61,6 +61,8 @@ class Load:
 
 
 USUAL = Load()
+HEAP = 100 * 2**20
+"""What the C library keeps of freed small blocks in main memory, as measured."""
 _HEADS = ("num_attention_heads", "num_key_value_heads", "head_dim")
 
 

@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
-from hashlib import blake2b
 from time import perf_counter
 from typing import Any
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
 from errata.decoder.corpus import TOKENS_PER_DIMENSION
-from errata.decoder.decoder import Decoder, Frontier
-from errata.decoder.memory import ROOM, USUAL, Peak, anchor_peak, free_memory, gathering_peak, pass_peak, place_for
-from errata.decoder.site import Contexts, Site
-from errata.delta import WeightDelta
-from errata.editors.base import Edit, Ledger, LedgerRow, Outcome, Pipeline, Progress, Supplies, WeightEdit, weights_of
-from errata.editors.guard import Guard, Watch
-from errata.editors.schedule import AT_ONCE, Checkpoint, Schedule, under
+from errata.decoder.decoder import Decoder
+from errata.decoder.memory import HEAP, ROOM, USUAL, Peak, anchor_peak, free_memory, gathering_peak, pass_peak
+from errata.decoder.site import Contexts
+from errata.editors.base import Edit, Outcome, Pipeline, Progress, Supplies, WeightEdit, weights_of
+from errata.editors.guard import Guard
+from errata.editors.schedule import AT_ONCE, Schedule
+from errata.editors.sweep import Sweeps
 from errata.errors import StatisticsError
 from errata.fact import Fact, check_facts
 from errata.fleet import SOLO, Fleet
-from errata.solvers import LinearSystem, NullSpace, Prepared, Solution, Solver
+from errata.solvers import NullSpace, Solver
 from errata.solvers.wrapper import Wrapper
 from errata.statistics import KeyStatistics
 from errata.store import Store
-from errata.targets import AnchorSettings, TargetConstruction, Targets, UpdateNorm, optimise_anchors
-
-Kept = dict[int, Float[Tensor, "fact inner"]]
-"""Layer -> the keys of all facts edited so far; K^T K is the B of spec 1.8."""
-
-FLUSH_SECONDS = 2.0
-ARRIVED = 1e-4
-"""A state within this share of its target's norm has reached it: what is left is rounding."""
+from errata.targets import AnchorSettings, TargetConstruction
 
 
 @dataclass(frozen=True)
@@ -83,12 +69,13 @@ class LocateThenEdit(Pipeline):
         inside = apart and solve + changes + sweep <= ROOM * free
         swapped = 3 * inner * width * precision
         anchored = self.construction.anchored(self.window)
-        return {
+        peaks = {
             "statistics": Peak(sums, stored) if apart else Peak(max(sums, stored)),
             "anchors": Peak(max(anchor_peak(decoder, layer, facts, free) for layer in anchored), moments),
             "keys": Peak(sweep + changes + pass_peak(decoder, stems, free), moments),
             "solve": Peak(sweep + changes + max(swapped, solve * inside), moments + solve * (not inside)),
         }
+        return {stage: Peak(peak.device, peak.host + HEAP) for stage, peak in peaks.items()}
 
     def solve_peak(self, inner: int, width: int, facts: int, apart: bool = True) -> int:
         """Bytes that factor and solve of one layer hold at most; `apart`: with a copy of its statistics."""
@@ -142,7 +129,7 @@ class LocateThenEdit(Pipeline):
         before = decoder.change
         if past is None or (before is not None and before.digest != past.delta.digest):
             decoder.check_unedited()
-        sweeps = _Sweeps(self, decoder, statistics, store, progress, schedule.remember, fleet)
+        sweeps = Sweeps(self, decoder, statistics, store, progress, schedule.remember, fleet)
         try:
             if past is not None:
                 past.put_on(decoder)
@@ -154,304 +141,6 @@ class LocateThenEdit(Pipeline):
         return Outcome(WeightEdit(sweeps.total, keys=sweeps.kept), sweeps.ledger, decoder, tuple(facts[:edited]))
 
 
-class _Sweeps:
-    """The sweeps of one run, and what they have come to: the total change, keys kept, the ledger."""
-
-    def __init__(
-        self,
-        method: LocateThenEdit,
-        decoder: Decoder,
-        statistics: Mapping[int, KeyStatistics],
-        store: Store,
-        progress: Progress | None,
-        remember: bool,
-        fleet: Fleet,
-    ) -> None:
-        self.fleet = fleet
-        self.method, self.decoder, self.statistics, self.store = method, decoder, statistics, store
-        self.tell: Progress = progress or (lambda stage, done, total: None)
-        self.remember = remember
-        self.total = WeightDelta(decoder.fingerprint)
-        self.kept: Kept = {}
-        self.ledger = Ledger()
-
-    def over(self, site: Site, schedule: Schedule, guard: Guard | None) -> int:
-        """All batches of the schedule; those that the store has done already are taken from it.
-
-        Returns the number of facts edited: all, unless the guard stopped the run.
-        """
-        batches = schedule.portions(len(site))
-        many = len(batches) > 1
-        ahead = self.targets(site) if schedule.targets == "original" and many else None
-        leads = self.fleet.leads
-        done = Checkpoint(self.store, "sweeps", self.made_of(site) | asdict(schedule)) if many and leads else None
-        first = self.resume(done) if many else 0
-        if not first:
-            self.ledger.notes += _notes(self.decoder, site)
-        watch = Watch(guard, self.decoder) if guard and leads else None
-        edited = len(site)
-        for number, batch in enumerate(batches[first:], first):
-            part, before = site.part(batch), (self.total, dict(self.kept))
-            targets = self.targets(part) if ahead is None else {layer: t[list(batch)] for layer, t in ahead.items()}
-            self.sweep(part, targets, number)
-            if guard and (limit := self.look(watch, number)):
-                (self.total, self.kept), edited = before, batch.start
-                if watch:
-                    watch.stop(limit, edited, self.ledger.notes)
-                self.decoder.put_on(self.total)
-                break
-            if done:
-                done.keep(self.state_after(number + 1))
-            self.tell("batches", number + 1, len(batches))
-        self.finish()
-        return edited
-
-    def look(self, watch: Watch | None, batch: int) -> str | None:
-        """The limit of the guard that the model crosses, if any, as the leading rank sees it."""
-        told = self.fleet.tell(lambda: watch.look(batch, self.changes, self.ledger.health) if watch else None)
-        return None if told is None else str(told)
-
-    @property
-    def changes(self) -> dict[int, Tensor]:
-        """Layer -> its whole change so far."""
-        names = {self.decoder.parameter_name(layer): layer for layer in self.method.edited}
-        return {names[name]: change for name, change in self.total.changes.items() if name in names}
-
-    def state_after(self, batches: int) -> dict[str, Tensor]:
-        tensors = {f"change/{name}": change for name, change in self.total.changes.items()}
-        tensors |= {f"keys/{layer}": keys for layer, keys in self.kept.items()}
-        ledger = json.dumps(self.ledger.to_json()).encode()
-        return tensors | {"batches": torch.tensor(batches), "ledger": torch.tensor(list(ledger), dtype=torch.uint8)}
-
-    def resume(self, done: Checkpoint | None) -> int:
-        """Take up what the store holds of this very run; returns the number of batches that are done."""
-        state = self.fleet.lead(lambda: (done and done.state()) or {})
-        if not state:
-            return 0
-        self.total = WeightDelta(self.decoder.fingerprint, under("change/", state))
-        self.kept = {int(layer): keys for layer, keys in under("keys/", state).items()}
-        self.decoder.put_on(self.total)
-        number = int(state["batches"])
-        self.ledger = Ledger.from_json(json.loads(bytes(state["ledger"].tolist())))
-        self.ledger.notes.append(f"the first {number} batches were done by an earlier run and taken from the store")
-        return number
-
-    def targets(self, site: Site) -> Targets:
-        """What the construction makes of anchors on the model as it is now."""
-        construction, seconds = self.method.construction, self.ledger.seconds
-        started, anchors = perf_counter(), seconds.get("anchors", 0.0)
-        window, mine = self.method.window, self.fleet.part(len(site))
-        anchors_of = {layer: self.anchors(site, layer) for layer in construction.anchored(window)}
-        own = {layer: anchors[mine] for layer, anchors in anchors_of.items()}
-        found = construction.construct(self.decoder, site.part(mine), window, own, self.update_norm(site, mine))
-        found = self.fleet.rows(mine, found)
-        spent = perf_counter() - started - (seconds.get("anchors", 0.0) - anchors)
-        seconds["replay"] = seconds.get("replay", 0.0) + spent
-        return found
-
-    def sweep(self, site: Site, targets: Targets, batch: int) -> None:
-        """For each row of the tableau: keys and residuals as the model is now, a solve, a change of one matrix."""
-        decoder, ledger, mine = self.decoder, self.ledger, self.fleet.part(len(site))
-        own = site.part(mine)
-        prompts = Frontier(decoder, [prompt.stem for place in own for prompt in place.prompts])
-        bare = Frontier(decoder, own.bare)
-        space = self.method.construction.space
-
-        def states(layers: Sequence[int]) -> Targets:
-            return self.fleet.rows(mine, bare.states(layers, space=space))
-
-        way = _Way(targets, states(sorted(targets)))
-        steps = self.method.construction.steps(self.method.window)
-        for i, step in enumerate(steps):
-            started, layer = perf_counter(), step.edit
-            if step.anew:
-                targets[step.read] = self.anchors(site, step.read)
-                way.begin(step.read, states([step.read])[step.read])
-            with ledger.timed("keys"):
-                every = prompts.keys([layer], settle=True)[layer]
-                found = {"mean": averaged(every, site.contexts), "bare": bare_of(every, site.contexts)}
-                keys, bare_keys = self.fleet.rows(mine, found).values()
-                residuals = step.share * (targets[step.read] - way.states[step.read])
-            with ledger.timed("solve"):
-                weight = decoder.weight(layer).to(decoder.device, decoder.precision)
-                solution = self.solved(LinearSystem(keys, residuals, weight, layer, bare_keys))
-                change = solution.change.to(decoder.device, decoder.precision)
-                self.total += WeightDelta(decoder.fingerprint, {decoder.parameter_name(layer): change})
-                decoder.put_on(self.total)
-                self.keep(layer, keys)
-            with ledger.timed("keys"):
-                bare.settle(layer - 1)
-                way.go_on(states([other for other in targets if other >= layer]))
-            norms = float(torch.linalg.matrix_norm(change)), float(torch.linalg.matrix_norm(weight))
-            left, spent = way.remaining(), perf_counter() - started
-            solved, lost = (solution.residual, solution.rank), self.rounding(layer, keys, change)
-            del solution
-            row = LedgerRow(batch, layer, step.read, step.share, left, *norms, *solved, spent, lost)
-            ledger.rows.append(row)
-            self.tell("layers", i + 1, len(steps))
-
-    def solved(self, system: LinearSystem) -> Solution:
-        """Of the leading rank, on every rank: so weights agree to the last bit whatever hardware ranks run on, and
-        statistics and factors, which may be larger than the model, are held once."""
-
-        def solve() -> dict[str, Tensor]:
-            prepared = self.prepared(system.layer, len(system.keys))
-            found = self.method.solver.solve(system, prepared)
-            told = torch.tensor([found.residual, -1 if found.rank is None else found.rank], dtype=torch.float64)
-            return {"change": found.change.to(self.decoder.precision), "told": told}
-
-        found = self.fleet.lead(solve)
-        residual, rank = found["told"].tolist()
-        return Solution(found["change"], residual, None if rank < 0 else int(rank))
-
-    def update_norm(self, site: Site, mine: Sequence[int]) -> UpdateNorm:
-        """|dW| / |W| that residuals would bring at a layer of the model as it is; keys and factor are made once.
-
-        It is asked for with the residuals of this rank's facts, and answers for all of them.
-        """
-        prompts = [prompt.stem for place in site for prompt in place.prompts]
-        solver = self.method.solver
-
-        @cache
-        def known(layer: int) -> tuple[Tensor, Tensor, Tensor, Prepared]:
-            every = self.decoder.keys(prompts, [layer])[layer]
-            weight = self.decoder.weight(layer).to(self.decoder.device, self.decoder.precision)
-            prepared = self.prepared(layer, len(site))
-            return averaged(every, site.contexts), bare_of(every, site.contexts), weight, prepared
-
-        def norm(layer: int, residuals: Tensor) -> float:
-            keys, bare_keys, weight, prepared = known(layer)
-            change = solver.solve(LinearSystem(keys, residuals, weight, layer, bare_keys), prepared).change
-            return float(torch.linalg.matrix_norm(change)) / float(torch.linalg.matrix_norm(weight))
-
-        def together(layer: int, residuals: Tensor) -> float:
-            every = self.fleet.rows(mine, {layer: residuals})[layer]
-            return float(self.fleet.tell(lambda: norm(layer, every)))
-
-        return together
-
-    def rounding(self, layer: int, keys: Float[Tensor, "fact inner"], change: Float[Tensor, "model inner"]) -> float:
-        """|E k| / |dW k| over the facts' keys, with E what rounding the edited weights to the model's dtype did."""
-        decoder = self.decoder
-        if decoder.dtype == decoder.precision:
-            return 0.0
-        before, now = (
-            w.to(decoder.device, decoder.precision) for w in (decoder.original(layer), decoder.weight(layer))
-        )
-        error = now - (before + self.total.changes[decoder.parameter_name(layer)].to(now))
-        return float(torch.linalg.matrix_norm(keys @ error.T) / torch.linalg.matrix_norm(keys @ change.T))
-
-    def prepared(self, layer: int, facts: int) -> Prepared:
-        """What the solver makes of a layer's statistics: beside its weight if there is room, else in main memory."""
-        weight = self.decoder.weight(layer)
-        needed = self.method.solve_peak(weight.shape[1], weight.shape[0], facts)
-        moment = self.statistics[layer].moment.to(place_for(needed, weight.device))
-        return self.method.solver.prepare(moment, self.past(layer), layer=layer)
-
-    def past(self, layer: int) -> Float[Tensor, "inner inner"] | None:
-        """B: the sum of k k^T over facts edited before this batch."""
-        if not self.remember or layer not in self.kept:
-            return None
-        keys = self.kept[layer].double()
-        return keys.T @ keys
-
-    def keep(self, layer: int, keys: Float[Tensor, "fact inner"]) -> None:
-        fresh = keys.to("cpu", self.decoder.precision)
-        self.kept[layer] = torch.cat([self.kept[layer], fresh]) if layer in self.kept else fresh
-
-    def finish(self) -> None:
-        """What the solver makes of the whole change in the end; most leave it as it is."""
-        decoder, layers = self.decoder, self.method.edited
-        if worst := max((row.rounding for row in self.ledger.rows), default=0.0):
-            self.ledger.notes.append(
-                f"rounding the edited weights to {str(decoder.dtype).removeprefix('torch.')} moves the outputs at the "
-                f"facts' keys by up to {worst:.1%} of what the update moves them; the saved edit keeps it unrounded"
-            )
-        names = {decoder.parameter_name(layer): layer for layer in layers}
-
-        def altered() -> dict[str, Tensor]:
-            totals = {name: change for name, change in self.total.changes.items() if name in names}
-            finish, original = self.method.solver.finish, decoder.original
-            ends = {name: finish(change, original(names[name]).to(change)) for name, change in totals.items()}
-            return {name: end for name, end in ends.items() if end is not totals[name]}
-
-        if changes := self.fleet.lead(altered):
-            self.total = WeightDelta(decoder.fingerprint, {**self.total.changes, **changes})
-            decoder.put_on(self.total)
-
-    def made_of(self, site: Site) -> dict[str, object]:
-        """Everything this run's outcome follows from."""
-        return {
-            **self.state(),
-            "method": repr(self.method),
-            "contexts": site.contexts.groups,
-            "facts": [_name(fact) for fact in site.facts],
-            "statistics": [WeightDelta("", {"C": s.moment}).digest for _, s in sorted(self.statistics.items())],
-        }
-
-    def state(self) -> dict[str, object]:
-        """What model this is, as it is now."""
-        change = self.decoder.change
-        return {
-            "model": self.decoder.fingerprint,
-            "change": change.digest if change else None,
-            "dtype": str(self.decoder.dtype),
-        }
-
-    def anchors(self, site: Site, layer: int) -> Float[Tensor, "fact model"]:
-        """Anchors of all facts at a layer on the model as it is now: from the store, or optimised and stored."""
-        search = self.method.construction.search
-        settings = {"layer": layer, "space": search.space, "settings": asdict(self.method.anchor), **search.departures}
-        shelf = self.store.shelf("anchors", self.state() | settings | {"contexts": site.contexts.groups})
-        names = [_name(fact) for fact in site.facts]
-        stored = shelf.get(names)
-        had = [i for i, name in enumerate(names) if name in stored]
-        owner, missing = self.fleet.owners(had, len(site))
-        mine = [i for i, rank in enumerate(owner) if rank == self.fleet.rank]
-        fresh: dict[str, dict[str, Tensor]] = {}
-        flushed = perf_counter()
-        with self.ledger.timed("anchors"):
-            try:
-                own = [i for i in mine if names[i] not in stored]
-                found = optimise_anchors(self.decoder, site, layer, self.method.anchor, own, search=search)
-                for done, (i, anchor) in enumerate(found, 1):
-                    parts = [anchor.loss, anchor.nll, anchor.kl, float(anchor.evaluations)]
-                    value = {"state": anchor.state, "parts": torch.tensor(parts)}
-                    fresh[names[i]] = stored[names[i]] = value
-                    if perf_counter() - flushed > FLUSH_SECONDS:
-                        shelf.put(fresh)
-                        fresh, flushed = {}, perf_counter()
-                    known = len(site) - len(missing) + min(done * self.fleet.size, len(missing))
-                    self.tell(f"anchors at layer {layer}", known, len(site))
-            finally:
-                if fresh:
-                    shelf.put(fresh)
-            every = self.fleet.rows(mine, self.stacked([stored[names[i]] for i in mine]))
-        means = every["parts"].mean(0).tolist()
-        self.ledger.anchors[layer] = dict(zip(("loss", "nll", "kl", "evaluations"), means, strict=True))
-        self.ledger.anchors[layer]["stored"] = len(site) - len(missing)
-        return every["state"]
-
-    def stacked(self, anchors: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """States and parts of the loss of many anchors; of none, empty."""
-        states = [anchor["state"] for anchor in anchors] or [torch.empty(0, self.decoder.width)]
-        parts = [anchor["parts"] for anchor in anchors] or [torch.empty(0, 4)]
-        join = torch.stack if anchors else torch.cat
-        return {"state": join(states).to(self.decoder.device, self.decoder.precision), "parts": join(parts)}
-
-
-def averaged(keys: Float[Tensor, "prompt inner"], contexts: Contexts) -> Float[Tensor, "fact inner"]:
-    """Keys of all prompts, context by context within each fact, to one key per fact: the two-level mean (spec 1.4)."""
-    weights = torch.tensor(contexts.weights, dtype=keys.dtype, device=keys.device)
-    by_fact = keys.unflatten(0, (len(keys) // len(weights), len(weights)))
-    return torch.einsum("c,fci->fi", weights, by_fact)
-
-
-def bare_of(keys: Float[Tensor, "prompt inner"], contexts: Contexts) -> Float[Tensor, "fact inner"]:
-    """Of all prompts' keys those of the bare prompts, which come first in each fact."""
-    return keys[:: len(contexts.templates)]
-
-
 def check_statistics(decoder: Decoder, statistics: Mapping[int, KeyStatistics], layers: Sequence[int]) -> None:
     """Raises StatisticsError unless there are statistics of the right width for every layer."""
     missing = [layer for layer in layers if layer not in statistics]
@@ -459,45 +148,3 @@ def check_statistics(decoder: Decoder, statistics: Mapping[int, KeyStatistics], 
         raise StatisticsError(f"no key statistics for layers {missing}; gather them with `errata statistics`")
     for layer in layers:
         statistics[layer].expect(decoder.inner(layer))
-
-
-class _Way:
-    """How far each layer still is from its target, relative to how far it was when the target was set."""
-
-    def __init__(self, targets: Targets, states: dict[int, Tensor]) -> None:
-        self.targets, self.states = targets, states
-        self.first = {layer: self._distance(layer) for layer in targets}
-
-    def begin(self, layer: int, state: Tensor) -> None:
-        self.states[layer] = state
-        self.first[layer] = self._distance(layer)
-
-    def go_on(self, states: dict[int, Tensor]) -> None:
-        self.states.update(states)
-
-    def remaining(self) -> dict[int, float]:
-        """Layer -> mean of the ratio over facts that had a way to go; an anchor that stopped at once had none."""
-        return {layer: self._ratio(layer) for layer in sorted(self.first)}
-
-    def _ratio(self, layer: int) -> float:
-        first = self.first[layer]
-        had_a_way = first > ARRIVED * torch.linalg.vector_norm(self.targets[layer], dim=-1)
-        ratios = (self._distance(layer) / first)[had_a_way]
-        return float(ratios.mean()) if len(ratios) else 0.0
-
-    def _distance(self, layer: int) -> Tensor:
-        return torch.linalg.vector_norm(self.targets[layer] - self.states[layer], dim=-1)
-
-
-def _notes(decoder: Decoder, site: Site) -> list[str]:
-    if not site.at_start:
-        return []
-    return [
-        f"{len(site.at_start)} of {len(site)} facts have their decisive token at position 0, where {decoder.name} "
-        "has no BOS in front: an attention sink, whose state is an outlier. Edits of these may misbehave."
-    ]
-
-
-def _name(fact: Fact) -> str:
-    text = "\0".join((fact.prompt, fact.subject, fact.target_new))
-    return blake2b(text.encode(), digest_size=16).hexdigest()
