@@ -32,7 +32,8 @@ from benchmarks.anchors import CONTEXTS, by_errata, by_the_book
 from benchmarks.machine import gflop, matrix_rate, peak, seconds
 from benchmarks.shapes import SIZES, WIDTHS, Size, contexts, names
 from errata.decoder.corpus import Corpus, gather
-from errata.decoder.decoder import Frontier, pad
+from errata.decoder.frontier import Frontier
+from errata.decoder.rows import pad
 from errata.editor import Editor
 from errata.evaluate import evaluate, probes
 from errata.pocket.cases import cases as pocket_cases

@@ -50,7 +50,7 @@ class WeightDelta:
         digest = hashlib.blake2b(self.fingerprint.encode(), digest_size=16)
         for name, change in sorted(self.changes.items()):
             digest.update(name.encode())
-            digest.update(change.detach().cpu().contiguous().reshape(-1).numpy())
+            digest.update(change.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     def save(self, path: str | Path) -> None:

@@ -66,7 +66,7 @@ def test_edit_saves_an_edit_that_evaluate_scores(run: Run, base: Path, facts: Pa
     code, said = run("evaluate", base, facts, "--edit", tmp_path / "edit", "-o", tmp_path / "scores.json")
     assert code == 0, said
     assert "unedited" in said
-    assert set(json.loads((tmp_path / "scores.json").read_text())) == {"unedited", "memit+fe"}
+    assert set(json.loads((tmp_path / "scores.json").read_text())["scores"]) == {"unedited", "memit+fe"}
 
 
 def test_edit_writes_a_whole_checkpoint(run: Run, base: Path, facts: Path, tmp_path: Path) -> None:

@@ -65,7 +65,6 @@ def evaluate(
         show(skill_grid([skill.to_json() for skill in skills]), "General ability")
     if output is not None and fleet().leads:
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(
-            json.dumps(records | {"ability": [skill.to_json() for skill in skills]}, indent=1), encoding="utf-8"
-        )
+        everything = {"scores": records, "ability": [skill.to_json() for skill in skills]}
+        output.write_text(json.dumps(everything, indent=1), encoding="utf-8")
         out.print(f"all scores, case by case: {output}")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -19,10 +19,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.pytorch_utils import Conv1D
 
 from errata.decoder import hooks
+from errata.decoder.frontier import Frontier
 from errata.decoder.graft import Graft
 from errata.decoder.layout import DecoderLayout, blocks_of, layout_of, linear_shape
 from errata.decoder.memory import CPU_PASS, tokens_at_once
 from errata.decoder.offload import fetched, is_away, names_once, replace, running_device
+from errata.decoder.rows import at_places, grouped, in_batches, pad
 from errata.decoder.site import Prompt, Tokens
 from errata.delta import WeightDelta
 from errata.errors import AlreadyEdited, ModelError, NotFinite, StoreError, UnsupportedModel, WindowOutside, WrongModel
@@ -30,10 +32,6 @@ from errata.errors import AlreadyEdited, ModelError, NotFinite, StoreError, Unsu
 FINGERPRINT_SAMPLES = 4096
 KEPT_LOGITS = 1 << 29
 UNITS_AT_ONCE = 1024
-
-
-Space = Literal["block", "mlp"]
-"""What is meant by a layer's state: its block's output, or its down-projection's (spec 5.1)."""
 
 
 class Decoder:
@@ -523,7 +521,7 @@ class Decoder:
         self, rows: Iterable[Sequence[int]], layers: Sequence[int]
     ) -> Iterator[dict[int, Float[Tensor, "token inner"]]]:
         """Down-projection inputs at every token of the rows, all layers in one pass that stops after the last."""
-        for batch in _grouped(rows, self.budget):
+        for batch in grouped(rows, self.budget):
             ids = pad(batch, self.device)
             real = torch.arange(ids.shape[1])[None] < torch.tensor([len(row) for row in batch])[:, None]
             projections = {str(layer): self.down_projection(layer) for layer in layers}
@@ -573,133 +571,6 @@ class Decoder:
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """Indices in batches of like length whose padded size fits in memory."""
         yield from in_batches(lengths, self.budget)
-
-
-class Frontier:
-    """Prompts on their way through the blocks, up to their decisive tokens.
-
-    Edits go from shallow to deep, so once a block's keys were asked for, nothing before that block changes any
-    more: its input is kept, and the next question starts there. Valid as long as that order is kept.
-    """
-
-    def __init__(self, decoder: Decoder, prompts: Sequence[Prompt]) -> None:
-        self.decoder = decoder
-        self.stems = [prompt.stem for prompt in prompts]
-        self.batches = list(decoder._batches([len(stem.ids) for stem in self.stems]))
-        self.reached = -1
-        self._hidden: list[Tensor] = []
-
-    def states(
-        self, layers: Sequence[int], holding: tuple[int, Tensor] | None = None, space: Space = "block"
-    ) -> dict[int, Float[Tensor, "prompt model"]]:
-        """States at the decisive tokens, as the weights are now; see `Decoder.states`."""
-        blocks, projection = self.decoder.blocks, self.decoder.down_projection
-        modules = {layer: blocks[layer] if space == "block" else projection(layer) for layer in layers}
-        return self._read(modules, False, None, holding)
-
-    def keys(self, layers: Sequence[int], settle: bool = False) -> dict[int, Float[Tensor, "prompt inner"]]:
-        """Down-projection inputs at the decisive tokens; `settle` says that blocks before them are final."""
-        modules = {layer: self.decoder.down_projection(layer) for layer in layers}
-        return self._read(modules, True, min(layers) - 1 if settle else None, None)
-
-    def settle(self, layer: int) -> None:
-        """Keep the output of `layer`: nothing up to it will change any more."""
-        self._read({}, False, layer, None)
-
-    @torch.no_grad()
-    def _read(
-        self,
-        modules: dict[int, nn.Module],
-        inputs: bool,
-        settle: int | None,
-        holding: tuple[int, Tensor] | None,
-    ) -> dict[int, Tensor]:
-        """`modules` by layer; their inputs or output states at the decisive tokens."""
-        settle = settle if settle is not None and settle > self.reached else None
-        if (modules and min(modules) <= self.reached) or (holding and holding[0] <= self.reached):
-            raise ValueError(f"blocks up to {self.reached} were settled; they cannot be read again")
-        last = max([*modules, -1 if settle is None else settle])
-        if last < 0:
-            return {}
-        found: dict[int, list[Tensor]] = {layer: [] for layer in modules}
-        kept: list[Tensor] = []
-        for i, batch in enumerate(self.batches):
-            stems = [self.stems[k] for k in batch]
-            ids = pad([stem.ids for stem in stems], self.decoder.device)
-            at = torch.tensor([stem.decisive for stem in stems])
-            row = torch.arange(len(stems))
-            named = {str(layer): module for layer, module in modules.items()}
-            kept_at = {} if settle is None else {"kept": self.decoder.blocks[settle]}
-            held = [] if holding is None else [self._hold(holding, batch, row, at)]
-            with hooks.capture(named, inputs=inputs) as seen, hooks.capture(kept_at) as boundary:
-                self.decoder.run(
-                    ids,
-                    enter=(self.reached, self._hidden[i]) if self._hidden else None,
-                    leave=last,
-                    extra=held,
-                    prompts=[len(stem.ids) for stem in stems],
-                )
-            for layer in modules:
-                read = seen[str(layer)].reshape(*ids.shape, -1)[row, at]
-                found[layer].append(read.to(self.decoder.device, self.decoder.precision))
-            kept.extend(boundary.values())
-        if settle is not None:
-            self.reached, self._hidden = settle, kept
-        if not self.stems:
-            width = self.decoder.inner if inputs else lambda _layer: self.decoder.width
-            return {layer: self._nothing(width(layer)) for layer in modules}
-        order = torch.tensor([k for batch in self.batches for k in batch]).argsort()
-        return {layer: torch.cat(parts)[order] for layer, parts in found.items()}
-
-    def _nothing(self, width: int) -> Tensor:
-        return torch.empty(0, width, dtype=self.decoder.precision, device=self.decoder.device)
-
-    def _hold(self, holding: tuple[int, Tensor], batch: list[int], row: Tensor, at: Tensor) -> Any:
-        layer, states = holding
-
-        def overwrite(hidden: Tensor) -> Tensor:
-            new = hidden.clone()
-            new[row, at] = states[batch].to(hidden.device, hidden.dtype)
-            return new
-
-        return hooks.substitute(self.decoder.blocks[layer], overwrite)
-
-
-def at_places(places: Int[Tensor, "2 place"]) -> hooks.Change:
-    """Selects (row, position) pairs of a state [batch, token, model] as [1, place, model]."""
-    return lambda hidden: hidden[tuple(places.to(hidden.device))][None]
-
-
-def pad(rows: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Int[Tensor, "batch token"]:
-    """Right-pad with id 0. Attention is causal, so real tokens never see what is behind them."""
-    longest = max(len(row) for row in rows)
-    return torch.tensor([list(row) + [0] * (longest - len(row)) for row in rows], device=device)
-
-
-def in_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Indices in batches of like length, longest first, each of at most `budget` padded tokens."""
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    start = 0
-    while start < len(order):
-        size = max(1, budget // max(1, lengths[order[start]]))
-        yield order[start : start + size]
-        start += size
-
-
-def _grouped(rows: Iterable[Sequence[int]], budget: int) -> Iterator[list[Sequence[int]]]:
-    """Consecutive rows, each group sorted by length and small enough when padded."""
-    group: list[Sequence[int]] = []
-    longest = 0
-    for row in rows:
-        if not row:
-            continue
-        longest = max(longest, len(row))
-        if group and longest * (len(group) + 1) > budget:
-            yield group
-            group, longest = [], len(row)
-        group.append(row)
-    if group:
-        yield group
 
 
 def _beside(change: Float[Tensor, "model inner"]) -> Callable[[Tensor, Tensor], Tensor]:

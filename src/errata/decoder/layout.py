@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Literal
 
 import yaml
 from torch import nn
@@ -13,6 +14,9 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from errata.errors import UnsupportedModel
+
+Space = Literal["block", "mlp"]
+"""What is meant by a layer's state: its block's output, or its down-projection's (spec 5.1)."""
 
 
 @dataclass(frozen=True)

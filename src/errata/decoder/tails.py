@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from errata.decoder import hooks
-from errata.decoder.decoder import Decoder, pad
+from errata.decoder.decoder import Decoder
+from errata.decoder.rows import pad
 from errata.errors import WindowOutside
 
 

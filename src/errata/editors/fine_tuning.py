@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from errata.decoder import hooks
-from errata.decoder.decoder import Decoder, in_batches
+from errata.decoder.decoder import Decoder
 from errata.decoder.memory import Peak, descent_peak, free_memory, tails_at_once
+from errata.decoder.rows import in_batches
 from errata.delta import WeightDelta
 from errata.editors.base import Edit, Ledger, Outcome, Pipeline, Progress, Supplies, WeightEdit, weights_of
 from errata.editors.guard import Guard, Watch

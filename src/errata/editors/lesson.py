@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from errata.decoder.decoder import Decoder, at_places, pad
+from errata.decoder.decoder import Decoder
+from errata.decoder.rows import at_places, pad
 from errata.errors import ModelError
 from errata.fact import Fact
 

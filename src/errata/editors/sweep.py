@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from errata.decoder.decoder import Decoder, Frontier
+from errata.decoder.decoder import Decoder
+from errata.decoder.frontier import Frontier
 from errata.decoder.memory import place_for
 from errata.decoder.site import Contexts, Site
 from errata.delta import WeightDelta

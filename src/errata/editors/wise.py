@@ -12,8 +12,9 @@ from torch import Tensor
 
 from errata.decoder import hooks
 from errata.decoder.contexts import generate_contexts
-from errata.decoder.decoder import Decoder, pad
+from errata.decoder.decoder import Decoder
 from errata.decoder.memory import Peak, descent_peak
+from errata.decoder.rows import pad
 from errata.decoder.site import Contexts
 from errata.editors.base import Edit, Ledger, Outcome, Pipeline, Progress, Supplies
 from errata.editors.lesson import Lesson, answer_losses, log_probabilities

@@ -12,7 +12,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from errata.decoder import hooks
-from errata.decoder.decoder import Decoder, in_batches, pad
+from errata.decoder.decoder import Decoder
+from errata.decoder.rows import in_batches, pad
 from errata.report.tables import Grid
 from errata.study.finding import Finding, PerFact
 from errata.study.trial import Trial

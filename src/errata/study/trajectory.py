@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from errata.decoder.decoder import Frontier, Space
+from errata.decoder.frontier import Frontier
+from errata.decoder.layout import Space
 from errata.delta import WeightDelta
 from errata.study.trial import Trial
 from errata.targets import Step, Targets

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from errata.decoder.decoder import Decoder, Space
+from errata.decoder.decoder import Decoder
+from errata.decoder.layout import Space
 from errata.decoder.site import Site
 from errata.targets import Search, Step, TargetConstruction, Targets, UpdateNorm
 

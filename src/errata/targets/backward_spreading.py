@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from errata.decoder.decoder import Space
+from errata.decoder.layout import Space
 from errata.targets.base import Step, TargetConstruction
 
 

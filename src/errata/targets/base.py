@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from errata.decoder.decoder import Decoder, Space
+from errata.decoder.decoder import Decoder
+from errata.decoder.layout import Space
 from errata.decoder.site import Site
 from errata.targets.search import Search
 

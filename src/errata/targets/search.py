@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from errata.decoder.decoder import Decoder, Space
+from errata.decoder.decoder import Decoder
+from errata.decoder.layout import Space
 from errata.decoder.site import FactSite, Site
 from errata.decoder.tails import Row
 

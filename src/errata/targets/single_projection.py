@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from errata.decoder.decoder import Space
+from errata.decoder.layout import Space
 from errata.targets.base import Step, TargetConstruction
 from errata.targets.search import Search
 

@@ -6,7 +6,8 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from errata.decoder.decoder import Decoder, Space
+from errata.decoder.decoder import Decoder
+from errata.decoder.layout import Space
 from errata.decoder.site import Site
 from errata.targets.base import Step, TargetConstruction, Targets, UpdateNorm
 from errata.targets.search import Search
