@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -104,11 +104,8 @@ class Sibling(Method):
             if key not in known:
                 raise UnknownName(f"setting of {self.name}", key, known)
         values = {**self.proposed(depth), "seed": recipe.context_seed, **self.fixed, **given}
-        try:
-            return TypeAdapter(self.kind).validate_python(values)
-        except ValidationError as error:
-            told = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}, found {e['input']!r}" for e in error.errors())
-            raise BadRecipe(f"editors.{self.name}: " + "; ".join(told)) from None
+        made: Pipeline = _checked(self.kind, values, f"editors.{self.name}")
+        return made
 
     def settings(self) -> list[str]:
         return [f"editors.{self.name}.{f.name}" for f in fields(self.kind)]  # type: ignore[arg-type]
@@ -219,12 +216,23 @@ def own_fields(solver: Solver) -> list[str]:
 
 
 def configured(solver: Solver, settings: Mapping[str, Mapping[str, Any]]) -> Solver:
-    """The solver, and any it wraps, with the fields given for its name."""
+    """The solver, and any it wraps, with the fields given for its name. Raises UnknownName, BadRecipe, SolveError."""
     assert is_dataclass(solver)
-    mine = dict(settings.get(solver_name(solver), {}))
-    known = {f.name: getattr(solver, f.name) for f in fields(solver)}
-    for key in mine:
-        if key not in known:
-            raise UnknownName(f"setting of {solver_name(solver)}", key, known)
-    wrapped = {name: configured(value, settings) for name, value in known.items() if isinstance(value, Solver)}
-    return replace(solver, **wrapped, **mine)
+    name, own, types = solver_name(solver), own_fields(solver), get_type_hints(type(solver))
+    changed = {}
+    for key, value in settings.get(name, {}).items():
+        if key not in own:
+            raise UnknownName(f"setting of {name}", key, own)
+        changed[key] = _checked(types[key], value, f"solvers.{name}.{key}")
+    for key in {f.name for f in fields(solver)} - set(own):
+        changed[key] = configured(getattr(solver, key), settings)
+    return replace(solver, **changed)
+
+
+def _checked(kind: Any, value: object, place: str) -> Any:
+    """`value` as the type it is for: `5e-1`, which YAML reads as text, is a number (spec 5.25). Raises BadRecipe."""
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        told = (f"{'.'.join([place, *map(str, e['loc'])])}: {e['msg']}, found {e['input']!r}" for e in error.errors())
+        raise BadRecipe("; ".join(told)) from None

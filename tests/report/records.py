@@ -114,10 +114,10 @@ def write_study(folder: Path, text: str = "") -> Path:
     grid = {"columns": ["at layer", "1"], "rows": [[f"cos {text}", 0.25]]}
     about = {"note": f"Means {text}", "command": f"errata study {text}", "settings": {"facts": 2}, "versions": VERSIONS}
     found = {"methods": {f"memit{text}": steps}}
-    cosines = {"title": f"Shifts{text}", "tables": {f"Table{text}": grid}, "found": found, **about}
-    (folder / "cosines.json").write_text(json.dumps(cosines))
+    cosines = {"title": f"Shifts{text}", "tables": {f"Table{text}": grid}, "data": found, **about}
+    (folder / "cosines.json").write_text(json.dumps({"kind": "study", "what": "cosines", **cosines}))
     dense = [{"fact": 0, "spectrum": [-1.0, 0.5, 2.0]}]
-    steering = {"title": "Jacobians", "found": {"methods": {"memit": [{"layer": 1, "dense": dense}]}}}
-    (folder / "steering.json").write_text(json.dumps(steering))
+    steering = {"title": "Jacobians", "data": {"methods": {"memit": [{"layer": 1, "dense": dense}]}}}
+    (folder / "steering.json").write_text(json.dumps({"kind": "study", "what": "steering", **steering}))
     (folder / "other.json").write_text("[1, 2]")
     return folder

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from errata.evaluate.recall import Recall
+from errata.report.material import read_material
+from errata.report.study import FIGURES
 from errata.study import STUDIES, Trial, tracing
 from errata.study.finding import PerFact
 from errata.study.folder import Made, write
@@ -118,6 +120,19 @@ def test_a_folder_explains_itself(findings: Callable[[str], Any], tmp_path: Path
     assert all(text in card for text in (*found.tables(), "errata study ...", found.note, "cosines.png"))
     assert (tmp_path / "cosines.png").stat().st_size > 5000
     assert (tmp_path / "cosines.svg").exists()
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_what_a_study_writes_is_what_a_report_reads(findings: Callable[[str], Any], tmp_path: Path, name: str) -> None:
+    found = findings(name)
+    write(found, tmp_path / name, Made("errata study ...", {"window": [1, 2, 3]}, {"errata": "0"}), 1.0)
+    (read,) = read_material([tmp_path]).studies
+    assert (read.what, read.title, read.note) == (name, found.title, found.note)
+    tables = {title: [list(row) for row in grid.rows] for title, grid in found.tables().items()}
+    assert {title: grid.rows for title, grid in read.tables.items()} == tables
+    # The steering at hand is of one layer, which is no curve.
+    drawn = ["Eigenvalue spectrum"] if name == "steering" else list(FIGURES[name])
+    assert [figure.title for figure in read.figures] == drawn
 
 
 def test_without_matplotlib_the_rest_is_written_and_this_is_said(

@@ -72,16 +72,17 @@ class Study:
     versions: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, what: str, record: Mapping[str, Any]) -> Study:
-        """From a study's JSON; only `title` and `found` have to be there.
+    def of(cls, record: Mapping[str, Any]) -> Study:
+        """From a study's JSON, of which `what`, `title` and `data` have to be there.
 
-            {"title": ..., "note": ..., "tables": {title: {"columns": [...], "rows": [[...]], "text_columns": 1}},
-             "found": {"methods": {"memit": [{"layer": 3, "achieved": {"mean": 0.3, "error": 0.1}}, ...]}}}
+            {"kind": "study", "what": "cosines", "title": ..., "note": ...,
+             "tables": {title: {"columns": [...], "rows": [[...]], "text_columns": 1}},
+             "data": {"methods": {"memit": [{"layer": 3, "achieved": {"mean": 0.3, "error": 0.1}}, ...]}}}
 
-        In `found`, wherever it stands: a list of objects with a `layer` is curves over layers, one per number in them
+        In `data`, wherever it stands: a list of objects with a `layer` is curves over layers, one per number in them
         (a number, or an object with its `mean` and half-width `error`); `spectrum` is a list of eigenvalues.
         """
-        data = record["found"]
+        what, data = str(record["what"]), record["data"]
         tables = {
             str(title): Grid.plain(
                 [*map(_told, grid.get("columns", []))],
@@ -103,7 +104,7 @@ class Study:
 
 
 def studies_in(folder: Path) -> list[Study]:
-    """Every JSON file in the folder that has a title and something found."""
+    """Every JSON file in the folder that says it is a study, by its `kind`."""
     found = []
     for path in sorted(folder.glob("*.json")):
         if path.name == RECORD:
@@ -112,8 +113,8 @@ def studies_in(folder: Path) -> list[Study]:
             record = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        if isinstance(record, Mapping) and {"title", "found"} <= set(record):
-            found.append(Study.of(path.stem, record))
+        if isinstance(record, Mapping) and record.get("kind") == "study" and {"what", "title", "data"} <= set(record):
+            found.append(Study.of(record))
     return found
 
 

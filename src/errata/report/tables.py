@@ -50,11 +50,12 @@ class Grid:
     def markdown(self) -> str:
         """The grid as a Markdown table."""
         align = ["---" if i < self.text_columns else "---:" for i in range(len(self.columns))]
-        body = [
-            [f"**{cell}**" if best else cell.replace("|", "\\|") for cell, best in zip(row, marks, strict=True)]
-            for row, marks in zip(self.rows, self.best, strict=True)
+        head, *body = ([cell.replace("|", "\\|") for cell in row] for row in (self.columns, *self.rows))
+        marked = [
+            [f"**{cell}**" if best else cell for cell, best in zip(row, marks, strict=True)]
+            for row, marks in zip(body, self.best, strict=True)
         ]
-        return "\n".join("| " + " | ".join(cells) + " |" for cells in [list(self.columns), align, *body])
+        return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, align, *marked])
 
 
 def score_grid(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> Grid:
@@ -72,7 +73,7 @@ def score_grid(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> Grid:
             values = {row: scores[row][key]["value"] for row in edited if key in scores[row]}
             top = (max if higher else min)(values.values(), default=None)
             cells.append(f"{found[key]['value']:.3f}" if key in found else "-")
-            marks.append(len(values) > 1 and values.get(name) == top)
+            marks.append(len(set(values.values())) > 1 and values.get(name) == top)
         rows.append(cells)
         best.append(marks)
     return Grid(["", *(title for _, title, _ in present)], rows, best)

@@ -74,6 +74,11 @@ class Solution:
 class Solver(ABC):
     """An update rule. A frozen dataclass, every field a setting; it keeps nothing between calls."""
 
+    @property
+    def uses_known(self) -> bool:
+        """Whether `known` spares work in `prepare` where there is a past."""
+        return False
+
     @abstractmethod
     def prepare(
         self,

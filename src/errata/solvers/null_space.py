@@ -33,6 +33,10 @@ class NullSpace(Solver):
         require(self.threshold > 0, "null_space.threshold", self.threshold, "a number > 0")
         require(math.isfinite(self.ridge) and self.ridge >= 0, "null_space.ridge", self.ridge, "a number >= 0")
 
+    @property
+    def uses_known(self) -> bool:
+        return True
+
     def prepare(
         self,
         statistics: Float[Tensor, "inner inner"],

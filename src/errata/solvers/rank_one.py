@@ -39,6 +39,10 @@ class RankOne(Solver):
         require(self.divisor in get_args(Divisor), "rank_one.divisor", self.divisor, " or ".join(get_args(Divisor)))
         require(math.isfinite(self.ridge) and self.ridge >= 0, "rank_one.ridge", self.ridge, "a number >= 0")
 
+    @property
+    def uses_known(self) -> bool:
+        return True
+
     def prepare(
         self,
         statistics: Float[Tensor, "inner inner"],

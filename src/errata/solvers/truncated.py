@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from jaxtyping import Float
@@ -31,11 +32,15 @@ class Truncated(Wrapper):
 
     def altered(self, change: Tensor, weight: Tensor) -> Tensor:
         left, values, right = torch.linalg.svd(change, full_matrices=False)
-        kept = int(self.rank * len(values))
+        kept = _share(self.rank, len(values))
         return (self._sparse(left[:, :kept]) * values[:kept]) @ self._sparse(right[:kept].T).T
 
     def _sparse(self, vectors: Float[Tensor, "length vector"]) -> Float[Tensor, "length vector"]:
-        largest = vectors.abs().topk(int(self.keep * len(vectors)), dim=0).indices
+        largest = vectors.abs().topk(_share(self.keep, len(vectors)), dim=0).indices
         sparse = torch.zeros_like(vectors).scatter(0, largest, vectors.gather(0, largest))
-        norm = torch.linalg.matrix_norm(sparse)
-        return sparse * (torch.linalg.matrix_norm(vectors) / norm) if norm > 0 else sparse
+        return sparse * (torch.linalg.matrix_norm(vectors) / torch.linalg.matrix_norm(sparse))
+
+
+def _share(share: float, n: int) -> int:
+    """floor(share * n), exactly; at least one, since nothing kept would be no change at all."""
+    return max(1, int(Fraction(str(share)) * n))

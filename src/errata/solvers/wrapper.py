@@ -17,6 +17,10 @@ class Wrapper(Solver):
     solver: Solver
 
     @property
+    def uses_known(self) -> bool:
+        return self.solver.uses_known
+
+    @property
     def at_end(self) -> bool:
         """Whether solves are left as they are and the total is altered."""
         return False

@@ -59,7 +59,7 @@ class PerFact:
         return fmean(value > above for value in self.known) if self.known else float("nan")
 
     def told(self, digits: int = 2) -> str:
-        return "-" if not self.known else f"{self.mean:.{digits}f}"
+        return "-" if not self.known else f"{self.mean:z.{digits}f}"
 
 
 class Finding(ABC):

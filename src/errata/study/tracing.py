@@ -117,7 +117,7 @@ class Tracing(Finding):
         columns = ["as it is", *(f"{kind} severed" for kind in self.severed), "gap of the MLPs"]
         curves = [self.effects[STATE][DECISIVE], *self.severed.values()]
         cells = [[one.rise.told() for one in row] for row in curves]
-        cells.append([f"{gap:.2f}" for gap in self.gaps])
+        cells.append([f"{gap:z.2f}" for gap in self.gaps])
         found["State at the last subject token put back"] = self._by_layer(columns, cells)
         return found
 
