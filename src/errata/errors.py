@@ -18,6 +18,7 @@ ErrataError
 │   ├── EmptyNullSpace
 │   └── FullNullSpace
 ├── BadRecipe                 settings hold a key nobody knows, or a value of the wrong kind
+├── UnfitParts                methods cannot be put together in this way
 ├── WrongEdit                 a method cannot go on from an edit of this kind
 ├── StoreError                something could not be written or read back
 ├── FleetError                a process of a run on many is lost, or has failed
@@ -111,6 +112,10 @@ class EmptyScore(ErrataError):
 
 class BadRecipe(ErrataError):
     """Settings hold a key nobody knows, or a value of the wrong kind."""
+
+
+class UnfitParts(ErrataError):
+    """Methods that cannot be put together in the way their names were."""
 
 
 class WrongEdit(ErrataError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, get_type_hints
 
@@ -14,7 +14,7 @@ from errata.editors.fine_tuning import FineTuning
 from errata.editors.locate_then_edit import LocateThenEdit
 from errata.editors.rledit import RLEdit
 from errata.editors.wise import Wise
-from errata.errors import BadRecipe, UnknownMethod, UnknownName
+from errata.errors import BadRecipe, UnfitParts, UnknownMethod, UnknownName
 from errata.recipe import Recipe
 from errata.solvers import (
     EqualityConstrained,
@@ -25,6 +25,7 @@ from errata.solvers import (
     Solver,
     Sparsified,
     Truncated,
+    Wrapper,
 )
 from errata.targets import (
     BackwardSpreading,
@@ -179,10 +180,33 @@ METHODS: dict[str, Method] = {
 
 
 def method(name: str) -> Method:
-    """The row of that name. Raises UnknownMethod with the nearest names."""
-    if name not in METHODS:
-        raise UnknownMethod(name, METHODS)
-    return METHODS[name]
+    """The row of that name; `A:B` is A's targets with B's solver, `A:B:C` has B's wrapper around C's solver.
+
+    Raises UnknownMethod with the nearest names, and UnfitParts where rows cannot be put together so.
+    """
+    rows = []
+    for part in name.split(":"):
+        if part not in METHODS:
+            raise UnknownMethod(part, METHODS)
+        rows.append(METHODS[part])
+    return composed(name, rows) if len(rows) > 1 else rows[0]
+
+
+def composed(name: str, rows: Sequence[Method]) -> Pair:
+    """Targets of the first row, the solver of the last, and around it the wrappers of those between."""
+    pairs = [row for row in rows if isinstance(row, Pair)]
+    if len(pairs) < len(rows):
+        raise UnfitParts(f"method {name!r}: only rows that are a pair of targets and a solver can be taken apart")
+    first, *between, last = pairs
+    solver = last.solver
+    for row in reversed(between):
+        if not isinstance(row.solver, Wrapper):
+            raise UnfitParts(
+                f"method {name!r}: {type(row.solver).__name__} wraps no other solver. Write targets:solver, or "
+                "targets:wrapper:solver with a wrapper such as rect's or prune's"
+            )
+        solver = replace(row.solver, solver=solver)  # type: ignore[type-var]
+    return Pair(first.construction, solver, ERRATA, batch=last.batch)
 
 
 def solver_name(solver: Solver) -> str:

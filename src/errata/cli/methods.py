@@ -26,6 +26,9 @@ def methods(
     shown = [[name, *axes(row), needed(row), row.paper] for name, row in METHODS.items()]
     show(Grid.plain(["method", "targets", "solver", "needs", "after (arXiv)"], shown, 5))
     out.print("needs: a corpus to gather key statistics from (--corpus), or cases to learn from (--practice)")
+    out.print(
+        "any other pair: blue:emmet is the targets of one with the solver of the other; blue:prune:emmet restrains it"
+    )
 
 
 def needed(row: Method) -> str:

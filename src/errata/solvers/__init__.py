@@ -8,6 +8,7 @@ from errata.solvers.rank_one import RankOne
 from errata.solvers.restrained import Restrained
 from errata.solvers.sparsified import Sparsified
 from errata.solvers.truncated import Truncated
+from errata.solvers.wrapper import Wrapper
 
 __all__ = [
     "EqualityConstrained",
@@ -21,4 +22,5 @@ __all__ = [
     "Solver",
     "Sparsified",
     "Truncated",
+    "Wrapper",
 ]
