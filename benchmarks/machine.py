@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import time
 from collections.abc import Callable
 from functools import partial
@@ -65,6 +66,7 @@ def peak(work: Callable[[], object], device: torch.device = CPU) -> int:
 
 def start_of_peak() -> int:
     """Forget how high the water stood; the bytes of this process that are in memory now. Linux only."""
+    gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")

@@ -1,6 +1,7 @@
 """Peaks of memory: what `errata doctor` predicts of each stage of an edit, against what it takes.
 
-    python -m benchmarks.memory [--sizes gpt2 llama-wide] [--facts 100] [--device-free 24] [--json result.json]
+    python -m benchmarks.memory [--sizes gpt2 llama-wide] [--stages solve ...] [--facts 100] [--device-free 24]
+                                [--json result.json]
 
 Each stage runs in a process of its own; what it takes is the most that process held during the stage beyond what it
 held when the model had been built. Needs Linux for that. Then the prediction for the Llama-3-8B shape in bfloat16 on
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -70,7 +71,7 @@ def run(size: Size, stage: str, facts: int) -> Row:
     weights = sum(p.numel() * p.element_size() for p in decoder.model.parameters())
     decoder.budget = tokens_at_once(decoder, free=FREE)
     anchors(size, decoder, 1)  # what a first pass leaves behind is not of this stage
-    before, every = start_of_peak(), size.made_up(facts)
+    before = start_of_peak()
     with tempfile.TemporaryDirectory() as folder:
         options = {"contexts": contexts(), "store": Store(folder), "corpus": size.texts(size.tokens)}
         editor = Editor(decoder, "memit+fe", recipe=recipe_of(size, size.tokens), **options)  # type: ignore[arg-type]
@@ -87,7 +88,6 @@ def run(size: Size, stage: str, facts: int) -> Row:
         start_of_peak()
         work[stage]()
         measured = high_water() - before
-    assert len(every) == facts
     return Row(size.told, stage, weights, predicted.device + predicted.host, measured)
 
 
@@ -149,6 +149,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sizes", nargs="*", choices=SIZES, default=["gpt2", "llama-wide"])
     parser.add_argument("--facts", type=int, default=100)
     parser.add_argument("--device-free", type=float, default=24.0, help="GiB of the device in the last table")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--stage", choices=STAGES, help="run one stage in this process and print its row as JSON")
     parser.add_argument("--json", type=Path, help="write the rows here too")
     return parser.parse_args(argv)
@@ -159,24 +160,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.stage:
         torch.set_num_threads(1)
         row = run(SIZES[args.sizes[0]], args.stage, args.facts)
-        sys.stdout.write(json.dumps(row.__dict__) + "\n")
+        sys.stdout.write(json.dumps(asdict(row)) + "\n")
         return
-    rows = []
+    rows: list[Row] = []
+
+    def keep(found: Sequence[Row]) -> None:
+        rows.extend(found)
+        if args.json:
+            args.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+
     for name in args.sizes:
-        for stage in STAGES:
+        for stage in args.stages:
             mine = [sys.executable, "-m", "benchmarks.memory", "--sizes", name, "--stage", stage]
             mine += ["--facts", str(args.facts)]
             done = subprocess.run(mine, stdout=subprocess.PIPE, text=True, check=True)
-            rows.append(Row(**json.loads(done.stdout.splitlines()[-1])))
+            keep([Row(**json.loads(done.stdout.splitlines()[-1]))])
             Console(stderr=True).print(" | ".join(rows[-1].cells), highlight=False)
     out = Console(width=150)
     out.print(table_of(rows, f"memit+fe, {args.facts} facts"))
     eight = SIZES["llama-3-8b"]
     free = int(args.device_free * 2**30)
     for facts in (100, 2000):
-        out.print(table_of(foretold(eight, facts, free), f"{facts} facts, a device of {args.device_free:g} GiB"))
-    if args.json:
-        args.json.write_text(json.dumps([row.__dict__ for row in rows], indent=1) + "\n")
+        predicted = foretold(eight, facts, free)
+        out.print(table_of(predicted, f"{facts} facts, a device of {args.device_free:g} GiB"))
+        keep([replace(row, size=f"{row.size}, {facts} facts") for row in predicted])
 
 
 if __name__ == "__main__":

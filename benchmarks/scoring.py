@@ -175,7 +175,7 @@ def edit(decoder: Decoder, layer: int = 5) -> None:
     """Noise of a tenth of the matrix's own size."""
     weight = decoder.weight(layer)
     noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
-    change = noise * (0.1 * weight.norm() / noise.norm())
+    change = noise * float(0.1 * weight.norm() / noise.norm())
     decoder.put_on(WeightDelta(decoder.fingerprint, {decoder.parameter_name(layer): change}))
 
 

@@ -103,8 +103,8 @@ SIZES = {
     for size in (
         Size("pocket", None, 12, 12, 768, 192, keyed=100, tokens=20000, records=100, plain_records=5,
              facts=32, plain_facts=2, edits=(1, 10, 100, 1000)),
-        Size("gpt2", SHAPES["gpt2"], 12, 12, 3072, 768, facts=8, evaluations=10, tokens=2000, records=8, edits=(1, 8)),
-        Size("gpt2-xl", _XL, 12, 48, 6400, 1600, facts=4, evaluations=4, keyed=6, plain_keyed=1, tokens=600,
+        Size("gpt2", SHAPES["gpt2"], 12, 12, 3072, 768, facts=8, evaluations=10, tokens=3000, records=8, edits=(1, 10)),
+        Size("gpt2-xl", _XL, 12, 48, 6400, 1600, facts=4, evaluations=4, keyed=6, plain_keyed=1, tokens=800,
              records=2, plain_records=1, edits=(1, 2)),
         Size("llama-wide", _llama(2048, 8192, 32, 8, 32000), 4, 16, 8192, 2048, window=(1, 2)),
         Size("llama-3-8b", _llama(4096, 14336, 32, 8, 128256), 32, 32, 14336, 4096, window=(4, 5, 6, 7, 8), facts=64,

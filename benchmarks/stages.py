@@ -6,9 +6,13 @@
 Models have random weights in published shapes (the pocket model its own): costs do not depend on what a model
 knows. Anchors make all their evaluations, but for end to end edits of the pocket model, which stop as usual. `times`
 is the cost of the plain way for one of errata's. `limit` is the share of errata's seconds that its own matrix
-arithmetic would take at the rate of a large matrix product on this machine, measured in the same run. On a CPU
-seconds are those of the process, on all its threads, so that other work on shared cores counts little; on a GPU they
-are those of the clock.
+arithmetic would take at the rate of a large matrix product on this machine, measured in the same run; that of edits
+end to end is counted for ten facts at most, and carried on from there. On a CPU seconds are those of the process,
+on all its threads, so that other work on shared cores counts little; on a GPU they are those of the clock.
+
+A row is printed, and written to the JSON file, as soon as it is known. On a core that has nothing else to do the whole
+should take 15 to 20 minutes: pocket 5 (4 of them for 1000 facts end to end), gpt2 4, gpt2-xl 4, solves 4 (3 of them
+at inner width 14336, which takes some 10 GiB of memory).
 """
 
 from __future__ import annotations
@@ -16,10 +20,13 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
+from time import perf_counter
 
 import torch
 import transformers
@@ -33,7 +40,7 @@ from benchmarks.machine import gflop, matrix_rate, peak, seconds
 from benchmarks.shapes import SIZES, WIDTHS, Size, contexts, names
 from errata.decoder.corpus import Corpus, gather
 from errata.decoder.frontier import Frontier
-from errata.decoder.rows import pad
+from errata.decoder.rows import grouped, pad
 from errata.editor import Editor
 from errata.evaluate import evaluate, probes
 from errata.pocket.cases import cases as pocket_cases
@@ -45,7 +52,8 @@ from errata.targets import AnchorSettings
 
 PRESERVED = 15000.0
 FACTS = (1, 100, 2000)
-STAGES = ("anchors", "replay", "keys", "statistics", "scoring", "whole")
+FEW = 10
+STAGES = ("anchors", "replay", "keys", "statistics", "scoring", "whole", "solve")
 
 
 @dataclass(frozen=True)
@@ -140,26 +148,36 @@ class Bench:
         yield self.row("keys", told, f"{1 / cost:.3g} facts/s", "plain loop", other / cost, work / self.rate / cost)
 
     def statistics(self) -> Iterator[Row]:
+        """Of a further token: a sample has tens of thousands, beside which what is done once a layer is little."""
         decoder, window, tokens = self.decoder, self.window, self.size.tokens
-        corpus = Corpus.of(self.size.texts(tokens))
-        cost = seconds(lambda: gather(decoder, corpus, window, tokens), self.device)
-        work = gflop(lambda: gather(decoder, corpus, window, tokens))
-        apart = sum(seconds(lambda at=layer: gather(decoder, corpus, [at], tokens), self.device) for layer in window)
-        share = work / self.rate / cost
-        told = f"{tokens} tokens, {len(window)} layers"
+        corpus, few = Corpus.of(self.size.texts(tokens)), self.size.tokens // 4
+
+        def further(measure: Callable[[Callable[[], object]], float], layers: Sequence[int]) -> float:
+            many, less = (measure(partial(gather, decoder, corpus, layers, n)) for n in (tokens, few))
+            return max(1e-9, many - less) / (tokens - few)
+
+        timed = partial(seconds, device=self.device)
+        cost, work = further(timed, window), further(gflop, window)
+        apart = sum(further(timed, [layer]) for layer in window)
+        told = f"{tokens - few} tokens, {len(window)} layers"
         each = "a pass per layer"
-        yield self.row("statistics", told, f"{tokens / cost:.0f} tokens/s", each, apart / cost, share)
-        rows = list(decoder.tokens.prompts(list(corpus.texts())))[: max(1, tokens // 64)]
-        ids = pad(sorted(rows, key=len)[-16:], decoder.device)
+        yield self.row("statistics", told, f"{1 / cost:.0f} tokens/s", each, apart / cost, work / self.rate / cost)
+        batches = self.batches(corpus, tokens)
 
         @torch.no_grad()
         def forward(last: int | None) -> None:
-            decoder.run(ids, leave=last)
+            for ids in batches:
+                decoder.run(ids, leave=last)
 
-        at_once = {last: seconds(partial(forward, last), self.device) / ids.numel() for last in (window[-1], None)}
-        yield self.row("", "", f"{1 / at_once[window[-1]]:.0f} tokens/s forward to there", "all blocks and the head",
-                       at_once[None] / at_once[window[-1]])  # fmt: skip
-        yield self.row("", "statistics' share of that rate", f"{at_once[window[-1]] * tokens / cost:.0%}")
+        there, whole = (timed(partial(forward, last)) / tokens for last in (window[-1], None))
+        told = f"{1 / there:.0f} tokens/s; statistics reach {there / cost:.0%}"
+        yield self.row("", "forward to there", told, "all blocks and the head", whole / there)
+
+    def batches(self, corpus: Corpus, tokens: int) -> list[Tensor]:
+        """The passes that gathering statistics makes."""
+        ends = list(accumulate(map(len, rows := self.decoder.tokens.prompts(list(corpus.texts())))))
+        enough = rows[: bisect_left(ends, tokens) + 1]
+        return [pad(group, self.device) for group in grouped(enough, self.decoder.budget)]
 
     def scoring(self) -> Iterator[Row]:
         cases, n = pocket_cases(self.size.records), self.size.plain_records
@@ -186,14 +204,21 @@ class Bench:
         found = gather(decoder, Corpus.of(self.size.texts(self.size.tokens)), self.window, self.size.tokens)
         statistics = {layer: definite(one) for layer, one in found.items()}
         every = self.size.made_up(max(self.size.edits))
-        first = 0.0
-        for n in self.size.edits:
+        precise = matrix_rate(self.size.width, self.size.inner, torch.float64, self.device)
+        factors = 1e-9 * len(self.window) * self.size.inner**3 / 3 / precise
+
+        def edit(n: int) -> None:
             options = {"recipe": recipe, "contexts": contexts(), "statistics": statistics, "store": Store.nowhere()}
-            editor = Editor(decoder, "memit+fe", **options)  # type: ignore[arg-type]
-            cost = seconds(lambda editor=editor, n=n: editor.edit(every[:n]).restore(), self.device)
-            first = first or cost
+            Editor(decoder, "memit+fe", **options).edit(every[:n]).restore()  # type: ignore[arg-type]
+
+        first = each = 0.0
+        for n in self.size.edits:
+            cost = seconds(partial(edit, n), self.device)
+            first = first or cost / n
+            each = gflop(partial(edit, n)) / n if n <= FEW or not each else each
+            share = (n * each / self.rate + factors) / cost
             yield self.row("end to end", f"{n} facts", f"{cost:.3g} s, {cost / n:.3g} s a fact", "one fact alone",
-                           first / (cost / n))  # fmt: skip
+                           first / (cost / n), share)  # fmt: skip
 
 
 def definite(found: KeyStatistics) -> KeyStatistics:
@@ -256,9 +281,10 @@ def measured(sizes: Sequence[Size], inner: Sequence[int], stages: Collection[str
         if size.needs_device and not torch.cuda.is_available():
             yield Row(size.name, "skipped", "", f"no GPU here; {str(size.dtype).removeprefix('torch.')} needs one")
             continue
-        yield from Bench(size).rows(stages)
+        if set(stages) != {"solve"}:
+            yield from Bench(size).rows(stages)
     device = torch.device("cuda" if any(size.needs_device for size in sizes) and torch.cuda.is_available() else "cpu")
-    for width in inner:
+    for width in inner if "solve" in stages else ():
         yield from solves(width, device)
 
 
@@ -275,11 +301,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stages", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--sizes", nargs="*", choices=SIZES, default=["pocket", "gpt2", "gpt2-xl", "llama-3-8b"])
-    parser.add_argument("--inner", nargs="*", type=int, choices=WIDTHS, default=[3072, 6400, 14336])
-    parser.add_argument("--stages", nargs="*", choices=STAGES, default=STAGES)
+    parser.add_argument("--inner", nargs="*", type=int, choices=WIDTHS, default=list(WIDTHS))
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--edits", nargs="*", type=int, help="numbers of facts to edit end to end, at every size")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="as little of everything as runs at all")
+    parser.add_argument("--quick", action="store_true", help="as little of everything as runs at all; one solve")
     parser.add_argument("--json", type=Path, help="write the rows here too")
     return parser.parse_args(argv)
 
@@ -293,9 +319,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     out, progress, rows = Console(width=150), Console(stderr=True), []
     machine = {"processor": platform.processor() or platform.machine(), "threads": args.threads,
                "torch": torch.__version__, "transformers": transformers.__version__}  # fmt: skip
-    for row in measured(sizes, [] if args.quick else args.inner, args.stages):
+    began = perf_counter()
+    for row in measured(sizes, args.inner[: 1 if args.quick else None], args.stages):
         rows.append(row)
-        progress.print(" | ".join(row.cells), highlight=False, soft_wrap=True)
+        told = " | ".join([f"{perf_counter() - began:5.0f} s", *row.cells])
+        progress.print(told, highlight=False, markup=False, soft_wrap=True)
         if args.json:
             document = {"machine": machine, "rows": [asdict(row) for row in rows]}
             args.json.write_text(json.dumps(document, indent=1) + "\n")

@@ -68,15 +68,15 @@ _PICTURES: Settings = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention
 _PICTURES |= {"intermediate_size": 32, "image_size": 28, "patch_size": 14}
 _RELATIVES: dict[str, Settings] = {
     "bloom": {"hidden_size": 48, "n_layer": 5, "n_head": 4},
-    "cohere": _GROUPED | {"logit_scale": 1.0},
-    "cohere2": _GROUPED | {"logit_scale": 1.0, "sliding_window": 5},
+    "cohere": _GROUPED | {"logit_scale": 0.5},
+    "cohere2": _GROUPED | {"logit_scale": 0.5, "sliding_window": 5},
     "gemma": _GROUPED,
     "gemma3": {
         "text_config": _GEMMA | _THIRDS | {"vocab_size": VOCABULARY, "bos_token_id": None},
         "vision_config": _PICTURES,
         "mm_tokens_per_image": 4,
     },
-    "granite": _GROUPED | {"residual_multiplier": 0.5},
+    "granite": _GROUPED | {"residual_multiplier": 0.5, "logits_scaling": 2.0},
     "ministral": _GROUPED,
     "olmo": _GROUPED,
     "olmo3": _GROUPED | {"sliding_window": 5},

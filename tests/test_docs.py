@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from errata import WeightEdit
 from errata.evaluate import Case, evaluate
@@ -55,6 +56,13 @@ def test_a_probe_added_as_documented_scores() -> None:
     probe = run_examples("docs/adding-a-probe.md")["Forgotten"]()
     cases = [Case(fact, str(i), target_true="Quill") for i, fact in enumerate(tiny_facts()[:2])]
     assert 0 <= evaluate(decoder_of("llama"), cases, [probe])["forgotten"].value <= 1
+
+
+def test_the_layout_shown_is_the_one_shipped() -> None:
+    shown = re.search(r"```yaml\n(.*?)```", (ROOT / "docs/adding-a-model.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert shown is not None
+    shipped = yaml.safe_load((ROOT / "src/errata/decoder/layouts/llama.yaml").read_text(encoding="utf-8"))
+    assert yaml.safe_load(shown[1]).items() <= shipped.items()
 
 
 def test_a_recipe_written_as_documented_is_read() -> None:

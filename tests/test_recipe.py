@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from errata import Decoder
+from errata.editors.locate_then_edit import LocateThenEdit
 from errata.errors import BadRecipe, UnknownName, WindowOutside
 from errata.methods import METHODS, check_names, method
 from errata.recipe import Recipe, known_recipes, read_recipe, recipe_for
+from errata.solvers import LeastSquares, RankOne, Sparsified
+from errata.targets import BackwardSpreading
 from tests.editing import decoder_of, editor_of
 from tests.models import tokenizer_of
 
@@ -34,6 +39,37 @@ def test_unknown_keys_and_bad_values_are_refused(line: str, said: str) -> None:
 def test_numbers_that_yaml_reads_as_text_are_numbers() -> None:
     recipe = read_recipe("name: x\nwindow: [1]\nanchor: {learning_rate: 5e-1, weight_decay: 1e-3}", "x.yaml")
     assert (recipe.anchor.learning_rate, recipe.anchor.weight_decay) == (0.5, 1e-3)
+
+
+def test_settings_of_solvers_are_read_as_their_types_ask() -> None:
+    text = "name: x\nwindow: [1]\nsolvers: {least_squares: {weight: 5e3}, rank_one: {adjusted: false, ridge: 1e-2}}"
+    recipe = read_recipe(text, "x.yaml")
+    assert method("rect").pipeline(recipe, depth=3) == LocateThenEdit(
+        BackwardSpreading(), Sparsified(LeastSquares(5000.0)), (1,), recipe.anchor
+    )
+    rome = method("rome").pipeline(recipe, depth=3)
+    assert isinstance(rome, LocateThenEdit)
+    assert rome.solver == RankOne(adjusted=False, ridge=0.01)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"least_squares": {"weight": "big"}}, "solvers.least_squares.weight: .*as a number, found 'big'"),
+        (
+            {"sparsified": {"criterion": "size"}},
+            "solvers.sparsified.criterion: .*'absolute' or 'relative', found 'size'",
+        ),
+    ],
+)
+def test_bad_settings_of_solvers_are_refused_by_their_place(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadRecipe, match=said):
+        method("rect").pipeline(Recipe("any", (0,), solvers=given), depth=1)
+
+
+def test_the_solver_inside_a_wrapper_is_no_setting_of_it() -> None:
+    with pytest.raises(UnknownName, match="unknown setting of sparsified 'solver'"):
+        method("rect").pipeline(Recipe("any", (0,), solvers={"sparsified": {"solver": 1.0}}), depth=1)
 
 
 def test_a_model_without_a_recipe_gets_a_proposed_one() -> None:

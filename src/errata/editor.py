@@ -177,6 +177,7 @@ class Editor:
         tensors = self.store.get("statistics", self._origin(layer))
         return None if tensors is None else KeyStatistics.from_tensors(tensors)
 
+    @torch.inference_mode(False)  # anchors and training need gradients, whatever mode the caller is in
     def edit(
         self,
         facts: Sequence[Fact],
@@ -194,7 +195,7 @@ class Editor:
         """
         if past is None:
             self.decoder.check_unedited()
-        schedule = Schedule(batch or self._batch, targets, remember)
+        schedule = Schedule(self._batch if batch is None else batch, targets, remember)
         shared = self.pipeline.shared or self.fleet.size == 1
         run = self.pipeline.run if shared else self._led
         outcome = run(self.decoder, facts, self, schedule, past)

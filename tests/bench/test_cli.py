@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from errata.cli.app import app
 from errata.errors import ErrataError
+from errata.report.folder import COSTS
 from tests.models import FAMILIES, tiny_corpus, tiny_facts, tokenizer_of
 
 
@@ -43,7 +44,8 @@ def test_a_grid_from_flags_end_to_end(room: Path) -> None:
     done = run(room)
     assert done.exit_code == 0
     assert "4 cells computed, 0 found" in done.stdout
-    assert (room / "out" / "frontier.md").exists()
+    assert COSTS in done.stdout
+    assert "at matched D_KL" in (room / "out" / "table.md").read_text()
     again = run(room, "--format", "md", "--finished", "--seeds", "0,1")
     assert "| memit+fe | 0.5 | 1 |" in again.stdout
     assert (room / "out" / "table.md").read_text().strip() == again.stdout.strip()

@@ -14,7 +14,7 @@ from errata.methods import METHODS
 from errata.recipe import known_recipes, read_recipe
 from errata.report.bench import over_seeds
 from errata.report.folder import rendered
-from errata.report.paper import comparison, comparison_values, paper_table, paper_tables
+from errata.report.paper import comparison, comparison_values, paper_curves, paper_table, paper_tables
 from errata.report.tables import SCORE_COLUMNS
 from tests.bench.records import cell
 from tests.bench.test_cli import room, run
@@ -83,6 +83,18 @@ def test_figures_that_the_text_of_the_paper_relies_on() -> None:
         hosts, alone = paper_table(f"table4_llama3_{half}"), paper_table(f"table3_llama3_{half}")
         for method in ("prune", "rect", "alphaedit"):
             assert hosts.row_of(method).values == alone.row_of(method).values  # type: ignore[union-attr]
+
+
+def test_the_papers_numbers_by_layer() -> None:
+    left = paper_curves("residuals")
+    assert left.window == "paper, Llama-3-8B, window 4-8"
+    assert left.row("onelayer") == ["-", "-", "-", "-", "0.55"]
+    assert left.methods["memit+fe"] == (0.37, 0.15, 0.08, 0.05, 0.03)
+    assert paper_curves("cosines").methods == {"memit": (0.34, 0.41, 0.54, 0.72, 1.0)}
+    for study in ("cosines", "residuals"):
+        curves = paper_curves(study)
+        assert set(curves.methods) <= set(METHODS)
+        assert {len(values) for values in curves.methods.values()} == {len(curves.layers)}
 
 
 def test_an_unknown_table_is_told_before_anything_runs() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from errata.bench import running as bench_running
 from errata.bench.record import FAILED
 from errata.editors import sweep
 from errata.errors import ErrataError, SolveError, UnknownName
-from errata.evaluate import Case
+from errata.evaluate import Case, retokenised
 from errata.report.run import RECORD
 from tests.editing import RECIPE, decoder_of
 from tests.models import tiny_corpus, tiny_facts
@@ -171,9 +172,24 @@ def test_a_failed_cell_is_kept_with_its_error_and_tried_again(
     assert failure.folder is not None
     assert json.loads((failure.folder / FAILED).read_text())["error"] == failure.error
     assert bench_of(decoder, tmp_path, store, methods=("memit", "onelayer")).reckon().failed == 1
+    told = bench_of(decoder, tmp_path, store, methods=("memit", "onelayer")).run(lambda plan: False)
+    assert (told.computed, told.found, told.failures) == (0, 1, [failure])
     results = bench_of(decoder, tmp_path, store, methods=("memit", "onelayer")).run()
     assert (results.found, results.computed, results.failures) == (1, 1, [])
     assert not (failure.folder / FAILED).exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process forget its peak")
+def test_peak_memory_is_that_of_the_cell(decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, grown = bench_running.evaluate, iter((0, 400, 0))
+
+    def evaluate(*arguments: Any) -> Any:
+        torch.ones(next(grown) << 18)  # MiB of float32
+        return real(*arguments)
+
+    monkeypatch.setattr(bench_running, "evaluate", evaluate)
+    _, first, second = bench_of(decoder, tmp_path, methods=("memit", "onelayer")).run().records
+    assert first.memory["process"] > second.memory["process"] + 300
 
 
 def test_the_model_is_bit_for_bit_itself_between_cells(decoder: Decoder, tmp_path: Path) -> None:
@@ -188,6 +204,7 @@ def test_a_cell_explains_itself(decoder: Decoder, tmp_path: Path) -> None:
     record = json.loads((folder / RECORD).read_text())
     assert record["settings"]["recipe"]["solvers"]["least_squares"]["weight"] == 2.5
     assert record["settings"]["records"] == ["0", "1", "2"]
+    assert record["settings"]["retokenised"] == retokenised(decoder, CASES[:3])
     assert record["settings"]["cell"]["seed"] == 0
     assert {"anchors", "solve", "scores", "total"} <= set(record["seconds"])
     assert record["memory"]["process"] > 10

@@ -6,14 +6,16 @@ import csv
 import io
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from errata.report.bench import over_seeds, sections
-from errata.report.folder import rendered, write_tables
+from errata.report.bench import DETAILS, Measured, over_seeds, sections
+from errata.report.folder import COSTS, rendered, write_tables
 from errata.report.formats import tex
+from errata.report.tables import Grid, score_grid
 from tests.bench.records import cell
 
 RECORDS = [
@@ -24,6 +26,15 @@ RECORDS = [
     cell("unedited", 0.0, 0.01),
     cell("a", 0.2, 0.40, 0, edits=500, weight=9),
 ]
+
+
+GRIDS = (
+    "tiny, data, 100 edits",
+    "tiny, data, 500 edits, weight=9",
+    "tiny, data, 100 edits: Gen. acc. at matched D_KL",
+    "tiny, data, 100 edits: points",
+    COSTS,
+)
 
 
 def test_rows_are_means_over_seeds_with_their_range_and_the_unedited_comes_first() -> None:
@@ -58,7 +69,7 @@ def test_markdown_and_latex_hold_every_row() -> None:
     assert "| **0.550 (.500-.600)** |" in rendered(rows, "md")
     text = rendered(rows, "tex")
     assert r"a\_b \& c &" in text
-    assert text.count(r"\toprule") == text.count(r"\bottomrule") == 2
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == len(GRIDS)
     assert r"\textbf{0.550 (.500-.600)}" in text
     assert tex("5% {x}_1^2") == r"5\% \{x\}\_1\textasciicircum{}2"
 
@@ -69,6 +80,48 @@ def test_csv_holds_the_numbers_in_full() -> None:
     assert float(second["generalisation_accuracy"]) == pytest.approx(0.55)
     assert float(second["generalisation_accuracy_sd"]) == pytest.approx(0.0707106781)
     assert second["seeds"] == "0 1"
+
+
+@pytest.mark.parametrize("form", ["md", "tex", "html"])
+def test_every_form_has_scores_frontiers_and_costs(form: str) -> None:
+    text = rendered(over_seeds(RECORDS), form)
+    places = [text.index(tex(title) if form == "tex" else title) for title in GRIDS]
+    assert places == sorted(places)
+    assert "process MiB" in text
+
+
+def test_csv_holds_seconds_and_peak_memory() -> None:
+    _, second, *_ = csv.DictReader(io.StringIO(rendered(over_seeds(RECORDS), "csv")))
+    assert [float(second[name]) for name in ("seconds_solve", "seconds_total", "mib_process")] == [1.5, 2.0, 9.0]
+
+
+def test_efficacy_by_subject_and_the_neighbours_entropy_stand_below_the_scores() -> None:
+    extra = {
+        "efficacy_accuracy_unique": Measured(0.9, 0.8, 1.0, True),
+        "efficacy_accuracy_repeated": Measured(0.5, 0.4, 0.6, True),
+        "specificity_entropy": Measured(2.0, 1.9, 2.1, None),
+    }
+    records = [replace(r, scores=r.scores | extra) for r in (cell("unedited", 0, 0), cell("a", 1, 0), cell("b", 2, 1))]
+    records[2].scores["efficacy_accuracy_unique"] = Measured(0.7, 0.6, 0.8, True)
+    records[2].scores["specificity_entropy"] = Measured(1.0, 0.9, 1.1, None)
+    _, (title, grid) = sections(over_seeds(records), "mean").items()
+    assert title == f"tiny, data, 100 edits: {DETAILS}"
+    assert list(grid.columns) == ["", "seeds", "Acc. unique", "Acc. repeated", "Entropy"]
+    assert [list(row) for row in grid.rows[1:]] == [
+        ["a", "1", "0.900", "0.500", "2.000"],
+        ["b", "1", "0.700", "0.500", "1.000"],
+    ]
+    assert [list(marks) for marks in grid.best[1:]] == [[False, False, True, False, False], [False] * 5]
+
+
+def test_of_equal_scores_none_is_the_best() -> None:
+    rows = {name: [{"name": "efficacy_accuracy", "value": 0.5}] for name in ("unedited", "a", "b")}
+    assert not any(any(marks) for marks in score_grid(rows).best)
+
+
+def test_a_bar_in_a_cell_or_a_head_does_not_cut_a_markdown_table() -> None:
+    lines = Grid(["", "|d|/|h|"], [["a|b", "1|2"]], [[False, True]]).markdown().splitlines()
+    assert lines == [r"|  | \|d\|/\|h\| |", "| --- | ---: |", r"| a\|b | **1\|2** |"]
 
 
 def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
@@ -82,7 +135,7 @@ def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
     files = {path.name for path in tmp_path.iterdir()}
     assert files == {
         *(f"table.{form}" for form in ("md", "csv", "tex", "html")),
-        *(f"frontier.{form}" for form in ("md", "json", "svg", "png")),
+        *(f"frontier.{form}" for form in ("json", "svg", "png")),
         "cells.csv",
     }
     ElementTree.parse(tmp_path / "frontier.svg")
@@ -95,7 +148,7 @@ def test_without_matplotlib_the_figure_is_missing_and_this_is_said(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     (told,) = write_tables(RECORDS, tmp_path)
     assert "errata[figures]" in told
-    assert (tmp_path / "frontier.md").exists()
+    assert (tmp_path / "frontier.json").exists()
     assert not (tmp_path / "frontier.svg").exists()
 
 

@@ -11,6 +11,9 @@ import torch
 
 from errata import Decoder, Fact, WeightEdit
 from errata.cli import app as cli
+from errata.cli.console import in_fleet, show
+from errata.fleet import Fleet
+from errata.report.tables import Grid
 from tests.models import FAMILIES, tiny_corpus, tiny_facts, tokenizer_of
 
 Run = Callable[..., tuple[int, str]]
@@ -66,7 +69,25 @@ def test_edit_saves_an_edit_that_evaluate_scores(run: Run, base: Path, facts: Pa
     code, said = run("evaluate", base, facts, "--edit", tmp_path / "edit", "-o", tmp_path / "scores.json")
     assert code == 0, said
     assert "unedited" in said
-    assert set(json.loads((tmp_path / "scores.json").read_text())["scores"]) == {"unedited", "memit+fe"}
+    record = json.loads((tmp_path / "scores.json").read_text())
+    assert set(record["scores"]) == {"unedited", "memit+fe"}
+    assert (record["settings"]["facts"], record["settings"]["dtype"]) == (8, "float32")
+    code, said = run("report", tmp_path / "scores.json")
+    assert code == 0, said
+    assert record["settings"]["retokenised"] == []
+    page = (tmp_path / "scores.html").read_text()
+    assert "8 facts" in page
+    assert tiny_facts()[0].text in page
+
+
+def test_only_the_leading_rank_prints_even_what_is_wider_than_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    grid = Grid.plain(["", *"abcdef"], [["row", *["0.123456789"] * 6]])
+    with in_fleet(Fleet(1, 2)):
+        show(grid)
+    assert capsys.readouterr().out == ""
+    with in_fleet(Fleet(0, 2)):
+        show(grid)
+    assert "0.123456789" in capsys.readouterr().out
 
 
 def test_edit_writes_a_whole_checkpoint(run: Run, base: Path, facts: Path, tmp_path: Path) -> None:

@@ -80,6 +80,15 @@ def test_logits_are_those_of_a_plain_forward(family: str) -> None:
 
 
 @every_family
+@torch.no_grad()
+def test_the_lens_at_the_last_block_gives_the_models_own_logits(family: str) -> None:
+    decoder = decoder_of(family)
+    row = decoder.token_ids(tiny_facts()[0].text)
+    state = plain_of(decoder).state(row, decoder.depth - 1)
+    assert off(decoder.lens(state), decoder.model(torch.tensor([row])).logits[0]) < rounding(family)
+
+
+@every_family
 def test_states_and_keys_are_those_of_a_plain_forward(family: str) -> None:
     decoder, facts = decoder_of(family), tiny_facts()
     lm = plain_of(decoder)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from errata import Decoder
 from errata.cli.plan import memory
-from errata.decoder.memory import Peak, gathering_peak, place_for
+from errata.decoder.memory import Peak, free_memory, gathering_peak, place_for
 from errata.methods import METHODS
 from errata.methods import method as row_of
 from errata.recipe import Recipe
@@ -73,6 +75,21 @@ def test_a_model_in_main_memory_has_one_memory_for_both() -> None:
 @pytest.mark.parametrize("device", ["cpu", "mps", "meta"])
 def test_float64_matrices_stay_in_main_memory_where_a_device_cannot_hold_them(device: str) -> None:
     assert place_for(1, torch.device(device)) == torch.device("cpu")
+
+
+def test_the_limit_of_a_container_or_batch_system_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The job's own group has no limit, the one around it has; the cache of files it holds can be had back."""
+    free, job = free_memory(torch.device("cpu")), tmp_path / "groups" / "batch" / "job"
+    job.mkdir(parents=True)
+    for group, limit in ((job, "max"), (job.parent, str(5 * 2**20))):
+        for name, text in (("max", limit), ("current", str(3 * 2**20)), ("stat", f"anon 1\ninactive_file {2**20}\n")):
+            (group / f"memory.{name}").write_text(text + "\n")
+    (tmp_path / "own").write_text("0::/batch/job\n")
+    monkeypatch.setattr("errata.decoder.memory.GROUPS", tmp_path / "groups")
+    monkeypatch.setattr("errata.decoder.memory.OWN_GROUP", tmp_path / "own")
+    assert free_memory(torch.device("cpu")) == 3 * 2**20
+    (job.parent / "memory.max").write_text("max\n")
+    assert free_memory(torch.device("cpu")) > free // 2
 
 
 def test_sums_are_reckoned_as_they_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

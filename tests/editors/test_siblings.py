@@ -92,6 +92,15 @@ def test_an_edit_of_another_kind_is_not_gone_on_from(earlier: str, later: str) -
     assert not decoder.is_edited
 
 
+@pytest.mark.parametrize("name", ["memit+fe", *SIBLINGS])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_mode_that_the_caller_is_in_does_not_matter(name: str, mode: Any) -> None:
+    decoder = decoder_of("llama")
+    with mode():
+        inside = sibling(decoder, name).edit(FACTS[:2])
+    assert digest(inside) == digest(sibling(decoder_of("llama"), name).edit(FACTS[:2]))
+
+
 class Killed(BaseException):
     """As Ctrl-C would."""
 
@@ -135,7 +144,7 @@ def test_where_a_recipe_is_silent_the_place_is_proposed_from_the_depth() -> None
     ("editors", "error", "words"),
     [
         ({"ft-m": {"epoch": 3}}, UnknownName, "unknown setting of ft-m 'epoch'. Did you mean 'epochs'"),
-        ({"ft-m": {"epochs": 2.5}}, BadRecipe, r"editors.ft-m: epochs: .*found 2.5"),
+        ({"ft-m": {"epochs": 2.5}}, BadRecipe, r"editors.ft-m.epochs: .*found 2.5"),
         ({"wize": {}}, UnknownName, "unknown editor in the recipe 'tiny' 'wize'. Did you mean 'wise'"),
     ],
 )

@@ -347,6 +347,9 @@ def test_a_saved_memory_gives_the_same_logits(family: str, tmp_path: Path) -> No
     other = decoder_of(family)
     SideMemory.load(tmp_path / "edit").put_on(other)
     assert torch.equal(last_logits(other, rows), with_memory)
+    for row, expected in zip(rows, decoder.generate(rows, 5), strict=True):
+        made = other.model.generate(torch.tensor([row]), max_new_tokens=5, do_sample=False, pad_token_id=0)
+        assert made[0, len(row) :].tolist() == expected[: made.shape[1] - len(row)]
     (tmp_path / "edit" / "memory.safetensors").write_bytes(b"cut short")
     with pytest.raises(StoreError, match="could not be read"):
         SideMemory.load(tmp_path / "edit")

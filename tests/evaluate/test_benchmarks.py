@@ -15,7 +15,7 @@ import pytest
 from errata.decoder.decoder import Decoder
 from errata.errors import BadRecord, ErrataError, UnknownName
 from errata.evaluate import Case, Check, evaluate, probes
-from errata.evaluate.benchmarks import LAYOUTS, detect_layout, read_cases, read_hub_cases
+from errata.evaluate.benchmarks import LAYOUTS, detect_layout, named_cases, read, read_cases, read_hub_cases
 from errata.evaluate.places import Places
 from errata.evaluate.references import read_references
 from errata.fact import Fact
@@ -74,6 +74,18 @@ MEND_HOP = MEND | {
     "portability": {"Recalled Relation": "(Isk, king, Sig)", "New Question": "Who rules Velm?", "New Answer": "Sig"},
 }
 WIKIBIGEDIT = {k: v for k, v in EASYEDIT.items() if k not in ("case_id", "ground_truth")}
+WIKIBIGEDIT_OWN = {
+    "tag": "new",
+    "subject": "Velm",
+    "update": "In which land is Velm?",
+    "ans": "Isk",
+    "rephrase": "Velm lies where?",
+    "personas": "Arr, where be Velm?",
+    "loc": "In which land is Quill?",
+    "loc_ans": "Norland",
+    "mhop": "Who rules the land of Velm?",
+    "mhop_ans": "Sig",
+}
 KNOWEDIT = {
     "subject": "Velm",
     "prompt": "The land of Velm is",
@@ -182,6 +194,27 @@ LOADED = {
             neighbourhood_answers=("Norland",),
             locality=(Check("neighborhood", "Quill is a city in", "Norland"),),
         ),
+    ),
+    "wikibigedit": (
+        WIKIBIGEDIT_OWN,
+        Case(
+            Fact("In which land is {}?", "Velm", "Isk"),
+            "0",
+            None,
+            ("Velm lies where?",),
+            ("In which land is Quill?",),
+            neighbourhood_answers=("Norland",),
+            portability=(
+                Check("personas", "Arr, where be Velm?", "Isk"),
+                Check("multi_hop", "Who rules the land of Velm?", "Sig"),
+            ),
+            locality=(Check("neighborhood", "In which land is Quill?", "Norland"),),
+        ),
+    ),
+    "wikibigedit without a second hop": (
+        WIKIBIGEDIT_OWN
+        | {"mhop": float("nan"), "mhop_ans": float("nan"), "personas": None, "loc": None, "loc_ans": None},
+        Case(Fact("In which land is {}?", "Velm", "Isk"), "0", None, ("Velm lies where?",)),
     ),
     "knowedit": (
         KNOWEDIT,
@@ -391,6 +424,29 @@ def test_datasets_of_the_hub_are_read_like_files(name: str, tmp_path: Path) -> N
     written(tmp_path, row, row, name="train.json")
     cases = read_hub_cases(str(tmp_path), split="train", limit=1, cache_dir=str(tmp_path / "cache"))
     assert cases == [expected]
+
+
+def test_a_name_is_a_file_if_there_is_one_and_else_a_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = written(tmp_path, PLAIN, FE | {"id": 1})
+    assert named_cases(str(file), limit=1) == read_cases(file, limit=1)
+    with pytest.raises(BadRecord, match=r"absent\.json: no such file"):
+        named_cases("absent.json")
+    asked: list[tuple[str, dict[str, Any]]] = []
+    monkeypatch.setattr(read, "read_hub_cases", lambda name, **options: asked.append((name, options)) or [])
+    for name in ("them/set", "them/set:small", "them/set:small:test", str(tmp_path)):
+        named_cases(name, limit=2)
+    assert [(name, told["config"], told["split"], told["limit"]) for name, told in asked] == [
+        ("them/set", None, "train", 2),
+        ("them/set", "small", "train", 2),
+        ("them/set", "small", "test", 2),
+        (str(tmp_path), None, "train", 2),
+    ]
+
+
+def test_a_dataset_that_is_not_there_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    with pytest.raises(BadRecord, match="neither a file nor a dataset that could be read"):
+        read_hub_cases(str(tmp_path / "absent" / "set"))
 
 
 def test_without_the_datasets_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from errata.cli.console import in_fleet
 from errata.cli.report import report
+from errata.fleet import Fleet
 from errata.report.material import NothingToReport
 from tests.report.records import write_bench, write_demo
 
@@ -31,6 +33,19 @@ def test_a_bench_is_reported_where_it_is_told_with_what_failed(tmp_path: Path) -
     assert "14 runs" in done.stdout
     assert "SingularSystem" in done.output
     assert "<h1>Ours</h1>" in out.read_text(encoding="utf-8")
+
+
+def test_the_page_of_a_file_stands_beside_it(tmp_path: Path) -> None:
+    file = (write_demo(tmp_path / "demo") / "run.json").rename(tmp_path / "scores.json")
+    assert CliRunner().invoke(app, [str(file)], catch_exceptions=False).exit_code == 0
+    assert (tmp_path / "scores.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_one_rank_of_a_fleet_writes_the_page(tmp_path: Path) -> None:
+    folder = write_demo(tmp_path / "demo")
+    with in_fleet(Fleet(1, 2)):
+        assert CliRunner().invoke(app, [str(folder)], catch_exceptions=False).exit_code == 0
+    assert not (folder / "report.html").exists()
 
 
 def test_nothing_is_written_where_nothing_was_found(tmp_path: Path) -> None:

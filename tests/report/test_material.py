@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,27 @@ def test_a_record_cut_short_is_told_and_the_others_are_read(tmp_path: Path) -> N
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NothingToReport, match=r"no run\.json"):
         read_material([tmp_path])
-    with pytest.raises(NothingToReport, match="not a folder"):
+    with pytest.raises(NothingToReport, match=r"absent is not there. Give folders of runs, .*errata evaluate -o"):
         read_material([tmp_path / "absent"])
+
+
+def test_a_record_is_read_from_a_file_of_any_name(tmp_path: Path) -> None:
+    record = write_demo(tmp_path / "demo") / RECORD
+    file = record.rename(tmp_path / "scores.json")
+    assert [trial.record.method for trial in read_material([file]).trials] == ["unedited", "memit", "memit+fe"]
+    file.write_text('{"scores": {}, "ability": []}')
+    with pytest.raises(NothingToReport, match=r"scores\.json: its record could not be read"):
+        read_material([file])
+
+
+def test_the_table_a_bench_was_printed_beside_goes_with_its_rows_alone(tmp_path: Path) -> None:
+    folder, other = write_bench(tmp_path / "bench"), write_demo(tmp_path / "demo")
+    (folder / "paper.csv").write_text("method,table\nmemit,table3_llama3_mcf\n")
+    ((table, rows),) = read_material([folder, other]).beside
+    assert table.key == "table3_llama3_mcf"
+    assert {row.dataset for row in rows} == {"data"}
+    (folder / "paper.csv").write_text("method,table\nmemit,another\n")
+    assert read_material([folder]).beside == []
 
 
 def test_keys_of_a_later_version_are_let_be(tmp_path: Path) -> None:
@@ -75,6 +95,21 @@ def test_what_the_unedited_model_said_is_found_in_its_own_cell(tmp_path: Path) -
     case = material.of(row)[0].cases[3]
     assert (case.prompt, case.before, (case.said or {})["memit"]) == ("tree 3 is", "before 3", "memit 3")
     assert material.of(row)[1].cases[3].prompt == "fact 13"
+
+
+def test_the_unedited_model_is_scored_once_where_seeds_choose_the_contexts(tmp_path: Path) -> None:
+    folder = write_bench(tmp_path / "bench")
+    for place in folder.glob("unedited-0-1"):
+        shutil.rmtree(place)
+    for place in folder.glob(f"*/{RECORD}"):
+        run = Run.read(place.parent)
+        run.settings["records"] = [f"fact {i}" for i in range(4)]
+        run.answers = [{"prompt": f"tree {i} is", "to say": "tall"} for i in range(4)]
+        if "unedited" in run.scores:
+            run.answers = [row | {"before": "small"} for row in run.answers]
+        run.write(place.parent)
+    material = read_material([folder])
+    assert {case.before for trial in material.trials for case in trial.cases} == {"small"}
 
 
 def test_runs_that_differ_in_a_setting_are_told_apart_by_it(tmp_path: Path) -> None:

@@ -133,6 +133,29 @@ def test_a_run_with_scores_alone_is_a_page_too(tmp_path: Path) -> None:
     assert re.findall(r'<section id="([a-z-]+)"', written(folder)) == ["changed", "scores", "settings"]
 
 
+def test_the_paper_stands_beside_a_bench_that_was_printed_beside_it(tmp_path: Path) -> None:
+    folder = write_bench(tmp_path / "bench")
+    assert 'id="paper"' not in written(folder)
+    (folder / "paper.csv").write_text("table\ntable3_llama3_mcf\n")
+    said = " ".join(Tags(written(folder).split('id="paper"', 1)[1].split("</section>", 1)[0]).text.split())
+    assert "beside the paper's table 3: Llama-3-8B-Instruct, MCF, 2000 edits" in said
+    assert "pairs in order" in said
+    assert "the paper's figure is inside our range" in said
+    assert "arXiv 2605.00358 v2, table 3; 2000 edits" in said
+    assert "100.0paper 48.0, +52.0" in said
+
+
+def test_general_ability_has_a_section(tmp_path: Path) -> None:
+    folder = write_demo(tmp_path / "demo")
+    run = Run.read(folder)
+    skill = {"task": "sums", "metric": "acc", "before": 0.5, "after": 0.25, "difference": -0.25, "error": None}
+    run.ability = [skill]
+    run.write(folder)
+    said = " ".join(Tags(written(folder).split('id="ability"', 1)[1].split("</section>", 1)[0]).text.split())
+    assert "sumsacc0.5000.250-0.250-" in said
+    assert "| sums | acc | 0.500 | 0.250 | -0.250 | - |" in (folder / "README.md").read_text()
+
+
 def test_a_study_alone_is_a_page_too(tmp_path: Path) -> None:
     assert re.findall(r'<section id="([a-z-]+)"', written(write_study(tmp_path / "study"))) == ["studies", "settings"]
 

@@ -7,7 +7,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from errata.solvers import EqualityConstrained, LeastSquares, NullSpace, RankOne, Restrained, Solver, Sparsified
+from errata.methods import METHODS, Pair, nested
+from errata.solvers import (
+    EqualityConstrained,
+    LeastSquares,
+    NullSpace,
+    RankOne,
+    Restrained,
+    Solver,
+    Sparsified,
+    Truncated,
+)
 from errata.store import Store
 from tests.solvers.systems import moment, relative, system
 from tests.solvers.systems import normal as gaussian
@@ -19,11 +29,19 @@ SOLVERS = [
     Sparsified(LeastSquares(2.0)),
     Restrained(NullSpace(0.5)),
     Sparsified(Restrained(LeastSquares(0.1))),
+    Truncated(LeastSquares(2.0)),
 ]
 
 
 def every(solvers: list[Solver]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("solver", solvers, ids=repr)
+
+
+def test_every_solver_of_the_table_is_listed_here() -> None:
+    rows = [row.solver for row in METHODS.values() if isinstance(row, Pair)]
+    assert {type(part) for row in rows for part in nested(row)} <= {
+        type(part) for row in SOLVERS for part in nested(row)
+    }
 
 
 @every(SOLVERS)

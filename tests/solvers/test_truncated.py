@@ -3,6 +3,7 @@ from __future__ import annotations
 import torch
 
 from errata.solvers import LeastSquares, LinearSystem, Truncated
+from errata.solvers.truncated import _share
 
 torch.manual_seed(1)
 KEYS, RESIDUALS, WEIGHT = torch.randn(4, 9).double(), torch.randn(4, 6).double(), torch.randn(6, 9).double()
@@ -21,6 +22,16 @@ def test_keeping_everything_is_the_identity() -> None:
 
 def test_the_rank_is_the_share_asked_for() -> None:
     assert int(torch.linalg.matrix_rank(change(Truncated(LeastSquares(1.0), 0.5, 1.0)))) == 3
+
+
+def test_shares_are_floors_and_never_nothing() -> None:
+    assert [_share(*of) for of in ((0.6, 6), (0.29, 100), (0.57, 100), (0.1, 6))] == [3, 29, 57, 1]
+
+
+def test_no_residual_is_no_change() -> None:
+    nothing = LinearSystem(KEYS, torch.zeros_like(RESIDUALS), WEIGHT, 0)
+    solver = Truncated(LeastSquares(1.0))
+    assert not solver.solve(nothing, solver.prepare(MOMENT)).change.any()
 
 
 def test_a_truncated_change_is_built_from_the_largest_entries_of_the_singular_vectors() -> None:

@@ -9,8 +9,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from errata.cli.console import in_fleet
 from errata.cli.study import study
-from errata.errors import UnknownName
+from errata.errors import ErrataError, UnknownName
+from errata.fleet import Fleet
 
 
 def call(*words: object) -> str:
@@ -36,6 +38,11 @@ def test_tracing_the_pocket_model_prints_and_writes(tmp_path: Path) -> None:
 def test_an_unknown_study_is_refused_before_anything_is_loaded(what: str, expected: str) -> None:
     with pytest.raises(UnknownName, match=expected):
         call("pocket", what)
+
+
+def test_many_processes_are_refused_before_anything_is_loaded() -> None:
+    with in_fleet(Fleet(1, 2)), pytest.raises(ErrataError, match="in one process, and 2 were started"):
+        call("pocket", "cosines")
 
 
 def test_facts_are_asked_for_where_the_model_has_none() -> None:

@@ -10,7 +10,10 @@ import torch
 
 from errata.editors import sweep as module
 from errata.errors import UnknownName
-from errata.study import Trial, cosines, residuals
+from errata.study import Cosines, Residuals, Trial, cosines, residuals
+from errata.study.cosines import StepCosines
+from errata.study.finding import PerFact
+from errata.study.residuals import COMMON, Remaining, StepResiduals
 from errata.study.trajectory import trajectory
 from tests.study.conftest import trial_of
 
@@ -95,3 +98,27 @@ def test_no_anchor_is_optimised_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_method_that_does_not_locate_is_refused_with_those_that_do(trial: Trial) -> None:
     with pytest.raises(UnknownName, match="unknown locate-then-edit method 'ft-m'"):
         cosines(trial, ("ft-m",))
+
+
+def test_the_papers_numbers_stand_beside_a_window_as_long_as_its_own_and_else_apart() -> None:
+    one = PerFact((0.5,))
+    cosines = [StepCosines(layer, *[one] * 5) for layer in range(5)]
+    left = [
+        StepResiduals(layer, Remaining(one, 0.5), None, dict.fromkeys(COMMON, Remaining(one, 0.5)))
+        for layer in range(5)
+    ]
+    paper = "paper, Llama-3-8B, window 4-8"
+    table = Cosines({"memit": tuple(cosines)}).tables()["Cosines, memit"]
+    assert table.rows[-1] == [f"cos(a, b), {paper}", "0.34", "0.41", "0.54", "0.72", "1.00"]
+    apart = Cosines({"memit+fe": tuple(cosines), "memit": tuple(cosines[:3])}).tables()
+    assert [len(grid.rows) for grid in apart.values()] == [5, 5, 1]  # table 1 is of memit, never of another method
+    assert apart[f"cos(a, b), {paper}"].columns == ["after editing layer", "4", "5", "6", "7", "8"]
+    beside = Residuals(tuple(range(5)), {"blue": tuple(left), "memit+fe": tuple(left)}).tables()
+    assert [row[0] for row in beside["To the method's own last target"].rows] == [
+        "blue",
+        "memit+fe",
+        f"memit+fe, {paper}",
+    ]
+    apart = Residuals(tuple(range(3)), {"memit+fe": tuple(left[:3])}).tables()
+    assert len(apart["To the method's own last target"].rows) == 1
+    assert len(apart[f"To the method's own last target, {paper}"].rows) == 4

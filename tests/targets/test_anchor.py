@@ -41,6 +41,16 @@ def test_packed_tails_give_what_whole_rows_give(family: str) -> None:
     assert torch.allclose(packed, whole, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_had_whatever_mode_the_caller_is_in(mode: type[torch.no_grad]) -> None:
+    decoder = decoder_of("llama")
+    site = decoder.tokens.site(tiny_facts(), CONTEXTS)
+    with mode():
+        inside = dict(optimise_anchors(decoder, site, 1, ANCHOR))
+        assert not torch.is_grad_enabled()
+    assert torch.equal(states([inside[i] for i in range(len(site))]), states(anchors_of("llama")))
+
+
 def test_every_fact_stops_for_itself() -> None:
     losses = [a.loss for a in anchors_of("llama", replace(ANCHOR, steps=2))]
     between = sum(sorted(losses)[3:5]) / 2

@@ -59,7 +59,7 @@ class Grid:
     edits: Counts = (100,)
     seeds: Seeds = (0,)
     sweep: dict[str, Values] = field(default_factory=dict)
-    probes: Names = ("belief", "specificity", "free")
+    probes: Names = ("belief", "subjects", "specificity", "free")
     split: str | None = "report"
     recipe: str | None = None
     corpus: str | None = None

@@ -41,3 +41,13 @@ def write_failure(error: Exception, plan: Planned) -> str:
     plan.folder.mkdir(parents=True, exist_ok=True)
     (plan.folder / FAILED).write_text(json.dumps(row, indent=1, ensure_ascii=False), encoding="utf-8")
     return told
+
+
+def read_failure(plan: Planned) -> str | None:
+    """What `write_failure` kept of this cell, if it did."""
+    try:
+        return str(json.loads((plan.folder / FAILED).read_text(encoding="utf-8"))["error"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, TypeError):
+        return "it failed, and what is kept of that cannot be read"

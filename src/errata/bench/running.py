@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -16,12 +16,12 @@ import torch
 
 from errata.bench.grid import UNEDITED, Grid
 from errata.bench.planning import AtHand, Dataset, Planned, anchors_needed, planned
-from errata.bench.record import FAILED, write_failure, write_record
+from errata.bench.record import FAILED, read_failure, write_failure, write_record
 from errata.decoder.corpus import Corpus
 from errata.decoder.decoder import Decoder
 from errata.editor import versions
 from errata.errors import ErrataError
-from errata.evaluate import evaluate, probes
+from errata.evaluate import evaluate, probes, retokenised
 from errata.evaluate.generation import said
 from errata.fleet import SOLO, Fleet
 from errata.methods import method as row_of
@@ -105,7 +105,7 @@ class Bench:
 
     def run(self, wanted: Callable[[Planned], bool] = lambda plan: True) -> Results:
         """All cells, those not finished before only if `wanted`. A failure is recorded and the next cell begun; an
-        interrupt leaves every finished cell whole.
+        interrupt leaves every finished cell whole. A cell not wanted that failed before is among the failures.
 
         `self.results` holds what there is at any time. Raises ErrataError if not even one model can be opened.
         """
@@ -122,6 +122,8 @@ class Bench:
             for plan in plans:
                 if wanted(plan) or self._has(plan):
                     self._settle(at_hand, plan)
+                elif told := read_failure(plan):
+                    self.results.failures.append(Failure(plan.cell.label(), told, plan.folder))
             del at_hand, plans
             gc.collect()
         self.watch.cell("", len(self.grid), len(self.grid))
@@ -192,6 +194,7 @@ class Bench:
         facts = [case.fact for case in plan.cases]
         settings: dict[str, Any] = {"cell": cell.to_json(), "identity": plan.identity, "device": _device(decoder)}
         settings["records"] = [case.id for case in plan.cases]
+        settings["retokenised"] = retokenised(decoder, plan.cases)
         title = f"{Path(cell.dataset).stem} on {Path(cell.model).name}: {cell.label()}"
         run = Run(title, self.command, settings, versions())
         _forget_peak(decoder)
@@ -237,12 +240,15 @@ def _device(decoder: Decoder) -> str:
 
 
 def _forget_peak(decoder: Decoder) -> None:
+    """What `_peak` tells begins here; the process's own peak cannot be forgotten but on Linux."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
     if decoder.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(decoder.device)
 
 
 def _peak(decoder: Decoder) -> dict[str, float]:
-    """MiB. `process` is the most this process ever held, so it is this cell's own only if this cell raised it."""
+    """MiB since `_forget_peak`; elsewhere than on Linux `process` is the most that this process ever held."""
     try:
         import resource
 

@@ -63,10 +63,9 @@ def with_settings(recipe: Recipe, settings: Settings) -> Recipe:
 def schedule_of(settings: Settings) -> Schedule:
     """In which portions facts are edited: `schedule.batch` and its kin. Raises BadRecipe for a bad value."""
     row = {path.removeprefix("schedule."): v for path, v in settings.items() if path.startswith("schedule.")}
-    schedule = _checked(Schedule, row, "schedule.")
-    if schedule.batch is not None and schedule.batch < 1:
-        raise BadRecipe(f"schedule.batch: expected a whole number from 1 on, or null, found {schedule.batch}")
-    return schedule
+    if isinstance(batch := row.get("batch"), int) and batch < 1:
+        raise BadRecipe(f"schedule.batch: expected a whole number from 1 on, or null, found {batch}")
+    return _checked(Schedule, row, "schedule.")
 
 
 def _checked(kind: type[T], row: Mapping[str, object], where: str) -> T:

@@ -37,10 +37,10 @@ from errata.cli.console import (
 )
 from errata.errors import BadRecord, ErrataError, UnknownName
 from errata.evaluate import Case
-from errata.evaluate.benchmarks import read_cases
+from errata.evaluate.benchmarks import named_cases
 from errata.pocket.cases import cases as pocket_cases
-from errata.report.bench import over_seeds, sections
-from errata.report.folder import rendered, write_tables
+from errata.report.bench import cost_rows, over_seeds, sections
+from errata.report.folder import COSTS, rendered, write_tables
 from errata.report.frontier import COMPARED, frontiers
 from errata.report.paper import PaperTable, comparison, comparison_note, paper_table
 from errata.report.tables import Grid as TextGrid
@@ -53,7 +53,7 @@ Listed = str | None
 def bench(
     what: Annotated[str, typer.Argument(help="A YAML file with a grid, or models: `pocket`, a folder, a hub name.")],
     methods: Annotated[Listed, typer.Option(help="Such as onelayer,memit,blue,memit+fe.")] = None,
-    dataset: Annotated[Listed, typer.Option(help="`pocket`, or files of cases in any known layout.")] = None,
+    dataset: Annotated[Listed, typer.Option(help="`pocket`, files of cases in any known layout, or hub names.")] = None,
     edits: Annotated[Listed, typer.Option(help="Numbers of edits, such as 100,500.")] = None,
     seeds: Annotated[Listed, typer.Option(help="Which cases (pocket), or which contexts (a file).")] = None,
     sweep: Annotated[
@@ -146,6 +146,8 @@ def _tell_results(results: Results, form: str, output: Path, beside: PaperTable 
                 _show(grid, title)
             for note in comparison_note(beside, rows):
                 out.print(note, style="dim", highlight=False)
+        if (costs := cost_rows(rows)).rows:
+            _show(costs, COSTS)
         out.print(
             "second line: half the range over seeds, or of a single seed half its 95 % interval over records\n"
             f"{results.computed} cells computed, {results.found} found; tables and cells are in {output}",
@@ -200,7 +202,7 @@ def _dataset(name: str, grid: Grid) -> Dataset:
 
 
 def _first(path: str, n: int) -> Sequence[Case]:
-    cases = read_cases(path, limit=n)
+    cases = named_cases(path, limit=n)
     if len(cases) < n:
         raise BadRecord(f"{path}: {n} edits were asked for, it has {len(cases)} records")
     return cases

@@ -21,7 +21,7 @@ from errata.decoder.corpus import Corpus
 from errata.decoder.decoder import Decoder
 from errata.editors.base import Progress as Tell
 from errata.evaluate import Case
-from errata.evaluate.benchmarks import read_cases
+from errata.evaluate.benchmarks import named_cases
 from errata.fleet import LIMIT, SOLO, Fleet
 from errata.pocket.cases import cases as pocket_cases
 from errata.recipe import Recipe, parse_window, recipe_for
@@ -108,7 +108,7 @@ def corpus_of(model: str, name: str | None) -> Corpus | None:
 def practice_of(model: str, name: str | None) -> Sequence[Case]:
     """The cases named, or for the pocket model those of its tuning half; empty if there are none."""
     if name is not None:
-        return read_cases(name)
+        return named_cases(name)
     return pocket_cases(PRACTISED, split="tuning") if model == "pocket" else ()
 
 
@@ -140,7 +140,7 @@ def show(grid: Grid, title: str = "") -> None:
         table.add_column(column, justify=justify, overflow="fold", no_wrap=not words, min_width=least)
     for row, best in zip(grid.rows, grid.best, strict=True):
         table.add_row(*(f"[bold]{escape(c)}[/bold]" if b else escape(c) for c, b in zip(row, best, strict=True)))
-    (out if needed <= out.width else Console(width=needed)).print(table)
+    (out if needed <= out.width else Console(width=needed, quiet=out.quiet)).print(table)
 
 
 def lines(items: Sequence[tuple[str, object]]) -> None:

@@ -34,7 +34,7 @@ from errata.editor import Editor
 from errata.editors.base import check_replaceable
 from errata.editors.guard import Guard
 from errata.editors.saved import load_edit
-from errata.evaluate.benchmarks import read_cases
+from errata.evaluate.benchmarks import named_cases
 from errata.fact import check_facts
 from errata.methods import method as row_of
 from errata.report.tables import answer_grid, health_grid, residual_grid, seconds_grid
@@ -71,7 +71,7 @@ def edit(
     trust_remote_code: Trust = False,
 ) -> None:
     """Edit facts into a model; show before and after; save the edit as a value that can be taken off again."""
-    wanted = [case.fact for case in read_cases(facts, layout=layout, limit=limit)]
+    wanted = [case.fact for case in named_cases(facts, layout=layout, limit=limit)]
     check_facts(wanted)
     if output is not None:
         check_replaceable(output)

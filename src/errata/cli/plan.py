@@ -36,6 +36,7 @@ def findings(decoder: Decoder, recipe: Recipe) -> list[tuple[str, object]]:
         ("tokenizer", f"{type(decoder.tokenizer).__name__}, {_leading(decoder)}"),
         ("fingerprint", decoder.fingerprint),
         ("window", f"{told_layers(recipe.window)} ({source})"),
+        *([("note", layout.note)] if layout.note else []),
     ]
 
 

@@ -7,14 +7,17 @@ from typing import Annotated
 
 import typer
 
-from errata.cli.console import err, out
+from errata.cli.console import err, fleet, out
 from errata.report.figures import NoFigures, write_figures
 from errata.report.material import read_material
 from errata.report.page import page
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders that `errata bench` wrote.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of runs, of `errata bench` or `errata study`; scores of `evaluate -o`."),
+    ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The page; default: report.html in the first folder.")
     ] = None,
@@ -22,8 +25,10 @@ def report(
     title: Annotated[str, typer.Option(help="The page's title; default: the run's own.")] = "",
 ) -> None:
     """Write one self-contained HTML page about runs: what was edited, scores, curves, every fact, settings."""
+    if not fleet().leads:
+        return
     material = read_material(runs)
-    where = output or runs[0] / "report.html"
+    where = output or (runs[0].with_suffix(".html") if runs[0].is_file() else runs[0] / "report.html")
     where.parent.mkdir(parents=True, exist_ok=True)
     where.write_text(page(material, title), encoding="utf-8")
     told = f"{len(material.runs)} run{'s' * (len(material.runs) != 1)}"

@@ -22,6 +22,7 @@ from errata.cli.console import (
     Window,
     corpus_of,
     err,
+    fleet,
     open_decoder,
     out,
     progress,
@@ -29,8 +30,8 @@ from errata.cli.console import (
     show,
 )
 from errata.editor import versions
-from errata.errors import UnknownName
-from errata.evaluate.benchmarks import read_cases
+from errata.errors import ErrataError, UnknownName
+from errata.evaluate.benchmarks import named_cases
 from errata.fact import check_facts
 from errata.pocket.cases import cases as pocket_cases
 from errata.recipe import parse_window
@@ -68,6 +69,8 @@ def study(
     trust_remote_code: Trust = False,
 ) -> None:
     """See into locate-then-edit: cosines, residuals, Jacobians, stability, causal tracing, layer contributions."""
+    if fleet().size > 1:
+        raise ErrataError(f"a study runs in one process, and {fleet().size} were started; leave the launcher out.")
     names = list(STUDIES) if what == EVERYTHING else what.split(",")
     for name in names:
         if name not in STUDIES:
@@ -77,7 +80,7 @@ def study(
     if facts_file is None:
         wanted = [case.fact for case in pocket_cases(facts, seed)]
     else:
-        wanted = [case.fact for case in read_cases(facts_file, layout=layout, limit=facts)]
+        wanted = [case.fact for case in named_cases(facts_file, layout=layout, limit=facts)]
     check_facts(wanted)
     decoder = open_decoder(model, dtype, device, trust_remote_code)
     chosen = recipe_of(decoder, recipe, window)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.pytorch_utils import Conv1D
 
 from errata.decoder import hooks
+from errata.decoder.fingerprint import fingerprint
 from errata.decoder.frontier import Frontier
 from errata.decoder.graft import Graft
 from errata.decoder.layout import DecoderLayout, blocks_of, layout_of, linear_shape
@@ -29,7 +29,6 @@ from errata.decoder.site import Prompt, Tokens
 from errata.delta import WeightDelta
 from errata.errors import AlreadyEdited, ModelError, NotFinite, StoreError, UnsupportedModel, WindowOutside, WrongModel
 
-FINGERPRINT_SAMPLES = 4096
 KEPT_LOGITS = 1 << 29
 UNITS_AT_ONCE = 1024
 
@@ -121,17 +120,10 @@ class Decoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the original weights: names, shapes, and up to 4096 evenly spaced values of each.
-
-        Values enter as float32, so a bf16 checkpoint has the same fingerprint when loaded as float32.
-        """
-        digest = hashlib.blake2b(self.model.config.model_type.encode(), digest_size=16)
-        for name, parameter in names_once(self.model).items():
-            flat = (self._originals[name] if name in self._originals else self._values(name)).reshape(-1)
-            sample = flat[:: max(1, flat.numel() // FINGERPRINT_SAMPLES)].to("cpu", torch.float32)
-            digest.update(f"{name}{tuple(parameter.shape)}".encode())
-            digest.update(sample.contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        """A hash that every value of the original weights enters, whatever dtype and device they were loaded in."""
+        edited = self._originals
+        weights = ((name, edited[name] if name in edited else self._values(name)) for name in names_once(self.model))
+        return fingerprint(self.model.config.model_type, weights)
 
     @cached_property
     def returns_tuple(self) -> bool:
@@ -497,12 +489,14 @@ class Decoder:
         return (weight.T if self._is_transposed(name) else weight).to(self._parameter(name).dtype)
 
     def lens(self, hidden: Float[Tensor, "... model"]) -> Float[Tensor, "... vocabulary"]:
-        """Final norm and head applied to a hidden state of any block (spec 5.30)."""
-        if self.layout.final_norm is not None:
-            hidden = self.model.get_submodule(self.layout.final_norm)(hidden)
-        logits: Tensor = self.model.get_output_embeddings()(hidden)
-        cap = getattr(self.model.config.get_text_config(decoder=True), "final_logit_softcapping", None)
-        return cap * torch.tanh(logits / cap) if cap else logits
+        """Logits if a hidden state of any block were the last block's (spec 5.30): final norm, head, and whatever
+        scale or cap the model puts on its logits, all run by the model itself.
+        """
+        rows = hidden.reshape(-1, 1, hidden.shape[-1])
+        ids = torch.zeros(rows.shape[:2], dtype=torch.long, device=self.device)
+        logits = self.run(ids, enter=(self.depth - 1, rows))
+        assert logits is not None
+        return logits.reshape(*hidden.shape[:-1], -1)
 
     def states(
         self,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -63,6 +65,7 @@ class Load:
 USUAL = Load()
 HEAP = 100 * 2**20
 """What the C library keeps of freed small blocks in main memory, as measured."""
+GROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _HEADS = ("num_attention_heads", "num_key_value_heads", "head_dim")
 
 
@@ -71,7 +74,21 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
-    return int(psutil.virtual_memory().available)
+    return min([int(psutil.virtual_memory().available), *_left_to_groups()])
+
+
+def _left_to_groups() -> Iterator[int]:
+    """Bytes left to each control group (Linux, version 2) around this process that has a limit: containers and batch
+    systems set one, and kill who exceeds it, however much the machine has free."""
+    with suppress(OSError):
+        for path in (line[4:] for line in OWN_GROUP.read_text().splitlines() if line.startswith("0::/")):
+            for group in (GROUPS / path, *(GROUPS / path).parents):
+                if group.is_relative_to(GROUPS):
+                    with suppress(OSError, ValueError):  # the root has no limit; one without is "max"
+                        limit, held = (int((group / f"memory.{what}").read_text()) for what in ("max", "current"))
+                        lines = (group / "memory.stat").read_text().split("\n")
+                        cached = sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+                        yield max(0, limit - held + cached)
 
 
 def place_for(size: int, device: torch.device) -> torch.device:

@@ -52,7 +52,8 @@ class LocateThenEdit(Pipeline):
         }
 
     def memory(self, decoder: Decoder, facts: int, free: int | None = None) -> dict[str, Peak]:
-        """See Pipeline. In batches a solve holds one matrix [inner, inner] more, and what a wrapper does is left out.
+        """See Pipeline. In batches a solve holds one matrix [inner, inner] more, and main memory a basis or factor of
+        each layer for solvers that use it again; what a wrapper does is left out.
 
         The statistics stay in main memory from when they are gathered; read back from the store they are mapped, so
         that the system may drop what it needs the room for. Factors are made and dropped layer by layer.
@@ -118,10 +119,11 @@ class LocateThenEdit(Pipeline):
         all end with the same weights.
 
         Raises UnusableFacts, WindowOutside, AlreadyEdited or StatisticsError before any weight changes, Collapsed
-        if the first batch crosses a limit. Anchors
-        are stored as they are found and batches as they are done, so an interrupted run loses none.
+        if the first batch crosses a limit. Anchors are stored as they are found and batches as they are done: an
+        interrupted run loses no more than the anchors of one batch, and in batches ends at the very same weights
+        (unless it was seeking targets "original" of all facts at once, which it loses none of).
         """
-        check_facts(facts)
+        check_facts([*(past.facts if past else []), *facts])
         decoder.check_window(self.window)
         if fleet.leads:
             check_statistics(decoder, statistics, self.edited)
@@ -129,12 +131,12 @@ class LocateThenEdit(Pipeline):
         before = decoder.change
         if past is None or (before is not None and before.digest != past.delta.digest):
             decoder.check_unedited()
-        sweeps = Sweeps(self, decoder, statistics, store, progress, schedule.remember, fleet)
+        sweeps = Sweeps(self, decoder, statistics, store, progress, site, schedule, fleet)
         try:
             if past is not None:
                 past.put_on(decoder)
                 sweeps.total, sweeps.kept = past.delta, dict(past.keys)
-            edited = sweeps.over(site, schedule, guard)
+            edited = sweeps.over(guard)
         except BaseException:
             decoder.restore() if before is None else decoder.put_on(before)
             raise

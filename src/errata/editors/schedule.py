@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from errata.errors import UnusableFacts
 from errata.store import Store
 
 
@@ -19,7 +20,7 @@ class Schedule:
 
     batch: facts edited together; None is all at once, 1 is one after another.
     targets: "current" seeks each batch's targets on the model as edited so far (MEMIT, AlphaEdit); "original" seeks
-    all of them on the unedited model beforehand (FE's published code); spec 5.23.
+    all of them on the unedited model beforehand (FE's published code), also where an edit is gone on from; spec 5.23.
     remember: whether keys of earlier batches are preserved too (spec 1.8). A layer's keys depend on the layers
     before it alone, so those of the solve and those of the fully edited model are the same.
     The last two mean nothing to editors without targets and keys.
@@ -29,9 +30,13 @@ class Schedule:
     targets: Literal["current", "original"] = "current"
     remember: bool = True
 
+    def __post_init__(self) -> None:
+        if self.batch is not None and self.batch < 1:
+            raise UnusableFacts([f"a batch of {self.batch} facts; expected at least 1, or None for all at once"])
+
     def portions(self, n: int) -> list[range]:
         """Indices of the facts of each batch, in order."""
-        size = self.batch or n
+        size = n if self.batch is None else self.batch
         return [range(start, min(start + size, n)) for start in range(0, n, size)]
 
 

@@ -50,27 +50,28 @@ class Sweeps:
         statistics: Mapping[int, KeyStatistics],
         store: Store,
         progress: Progress | None,
-        remember: bool,
+        site: Site,
+        schedule: Schedule,
         fleet: Fleet,
     ) -> None:
-        self.fleet = fleet
         self.method, self.decoder, self.statistics, self.store = method, decoder, statistics, store
         self.tell: Progress = progress or (lambda stage, done, total: None)
-        self.remember = remember
+        self.site, self.schedule, self.fleet = site, schedule, fleet
+        self.batches = schedule.portions(len(site))
         self.total = WeightDelta(decoder.fingerprint)
         self.kept: Kept = {}
+        self.known: dict[int, Prepared] = {}
         self.ledger = Ledger()
 
-    def over(self, site: Site, schedule: Schedule, guard: Guard | None) -> int:
+    def over(self, guard: Guard | None) -> int:
         """All batches of the schedule; those that the store has done already are taken from it.
 
         Returns the number of facts edited: all, unless the guard stopped the run.
         """
-        batches = schedule.portions(len(site))
-        many = len(batches) > 1
-        ahead = self.targets(site) if schedule.targets == "original" and many else None
-        leads = self.fleet.leads
-        done = Checkpoint(self.store, "sweeps", self.made_of(site) | asdict(schedule)) if many and leads else None
+        site, schedule, batches = self.site, self.schedule, self.batches
+        many, leads = len(batches) > 1, self.fleet.leads
+        ahead = self.original_targets() if schedule.targets == "original" else None
+        done = Checkpoint(self.store, "sweeps", self.made_of() | asdict(schedule)) if many and leads else None
         first = self.resume(done) if many else 0
         if not first:
             self.ledger.notes += _notes(self.decoder, site)
@@ -121,6 +122,13 @@ class Sweeps:
         self.ledger = Ledger.from_json(json.loads(bytes(state["ledger"].tolist())))
         self.ledger.notes.append(f"the first {number} batches were done by an earlier run and taken from the store")
         return number
+
+    def original_targets(self) -> Targets:
+        """Targets of all facts on the unedited model, whatever edit the run goes on from."""
+        self.decoder.restore()
+        found = self.targets(self.site)
+        self.decoder.put_on(self.total)
+        return found
 
     def targets(self, site: Site) -> Targets:
         """What the construction makes of anchors on the model as it is now."""
@@ -228,15 +236,25 @@ class Sweeps:
         return float(torch.linalg.matrix_norm(keys @ error.T) / torch.linalg.matrix_norm(keys @ change.T))
 
     def prepared(self, layer: int, facts: int) -> Prepared:
-        """What the solver makes of a layer's statistics: beside its weight if there is room, else in main memory."""
+        """What the solver makes of a layer's statistics: beside its weight if there is room, else in main memory.
+
+        In batches, what does not depend on earlier facts is made once: a null space costs more than all the rest.
+        """
         weight = self.decoder.weight(layer)
         needed = self.method.solve_peak(weight.shape[1], weight.shape[0], facts)
         moment = self.statistics[layer].moment.to(place_for(needed, weight.device))
-        return self.method.solver.prepare(moment, self.past(layer), layer=layer)
+        solver, past = self.method.solver, self.past(layer)
+        used_again = solver.uses_known or not self.schedule.remember
+        if len(self.batches) == 1 or not used_again:
+            return solver.prepare(moment, past, layer=layer)
+        if layer not in self.known:
+            self.known[layer] = {n: t.cpu() for n, t in solver.prepare(moment, layer=layer).items()}
+        known = {name: tensor.to(moment.device) for name, tensor in self.known[layer].items()}
+        return solver.prepare(moment, past, layer=layer, known=known)
 
     def past(self, layer: int) -> Float[Tensor, "inner inner"] | None:
         """B: the sum of k k^T over facts edited before this batch."""
-        if not self.remember or layer not in self.kept:
+        if not self.schedule.remember or layer not in self.kept:
             return None
         keys = self.kept[layer].double()
         return keys.T @ keys
@@ -265,14 +283,16 @@ class Sweeps:
             self.total = WeightDelta(decoder.fingerprint, {**self.total.changes, **changes})
             decoder.put_on(self.total)
 
-    def made_of(self, site: Site) -> dict[str, object]:
+    def made_of(self) -> dict[str, object]:
         """Everything this run's outcome follows from."""
+        moments = {str(layer): statistics.moment for layer, statistics in self.statistics.items()}
         return {
             **self.state(),
             "method": repr(self.method),
-            "contexts": site.contexts.groups,
-            "facts": [_name(fact) for fact in site.facts],
-            "statistics": [WeightDelta("", {"C": s.moment}).digest for _, s in sorted(self.statistics.items())],
+            "contexts": self.site.contexts.groups,
+            "facts": [_name(fact) for fact in self.site.facts],
+            "statistics": WeightDelta("", moments).digest,
+            "kept": WeightDelta("", {str(layer): keys for layer, keys in self.kept.items()}).digest,
         }
 
     def state(self) -> dict[str, object]:
@@ -285,7 +305,12 @@ class Sweeps:
         }
 
     def anchors(self, site: Site, layer: int) -> Float[Tensor, "fact model"]:
-        """Anchors of all facts at a layer on the model as it is now: from the store, or optimised and stored."""
+        """Anchors of all facts at a layer on the model as it is now: from the store, or optimised and stored.
+
+        As they are found; but a batch's all at once when they are complete. Their last bits depend on which facts
+        they are optimised beside, so only thus does a run that was killed go on to the very same weights.
+        """
+        in_pieces = len(site) == len(self.site)
         search = self.method.construction.search
         settings = {"layer": layer, "space": search.space, "settings": asdict(self.method.anchor), **search.departures}
         shelf = self.store.shelf("anchors", self.state() | settings | {"contexts": site.contexts.groups})
@@ -297,20 +322,20 @@ class Sweeps:
         fresh: dict[str, dict[str, Tensor]] = {}
         flushed = perf_counter()
         with self.ledger.timed("anchors"):
+            own = [i for i in mine if names[i] not in stored]
             try:
-                own = [i for i in mine if names[i] not in stored]
                 found = optimise_anchors(self.decoder, site, layer, self.method.anchor, own, search=search)
                 for done, (i, anchor) in enumerate(found, 1):
                     parts = [anchor.loss, anchor.nll, anchor.kl, float(anchor.evaluations)]
                     value = {"state": anchor.state, "parts": torch.tensor(parts)}
                     fresh[names[i]] = stored[names[i]] = value
-                    if perf_counter() - flushed > FLUSH_SECONDS:
+                    if in_pieces and perf_counter() - flushed > FLUSH_SECONDS:
                         shelf.put(fresh)
                         fresh, flushed = {}, perf_counter()
                     known = len(site) - len(missing) + min(done * self.fleet.size, len(missing))
                     self.tell(f"anchors at layer {layer}", known, len(site))
             finally:
-                if fresh:
+                if fresh and (in_pieces or len(fresh) == len(own)):
                     shelf.put(fresh)
             every = self.fleet.rows(mine, self.stacked([stored[names[i]] for i in mine]))
         means = every["parts"].mean(0).tolist()

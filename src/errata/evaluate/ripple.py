@@ -13,7 +13,7 @@ from errata.evaluate.base import Case, Check, Probe, Progress, Question
 from errata.evaluate.places import tokens_of
 from errata.evaluate.recall import Reading, Recall
 
-PORTABILITY = ("reasoning", "subject_aliasing", "logical_generalization", "one_hop")
+PORTABILITY = ("reasoning", "subject_aliasing", "logical_generalization", "one_hop", "multi_hop", "personas")
 LOCALITY = ("relation_specificity", "forgetfulness", "neighborhood")
 
 

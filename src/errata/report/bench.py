@@ -9,9 +9,10 @@ from statistics import fmean, stdev
 from typing import Any, Literal
 
 from errata.report.run import Run
-from errata.report.tables import SCORE_COLUMNS, Grid
+from errata.report.tables import DETAIL_COLUMNS, SCORE_COLUMNS, Column, Grid
 
 UNEDITED = "unedited"
+DETAILS = "subjects edited once or more often, and entropy of neighbours in nats"
 Show = Literal["mean", "beside", "below"]
 """A mean alone; with both ends of its spread beside it; or with half its spread on a line of its own."""
 
@@ -102,6 +103,14 @@ class Row:
         """The method and its values at these paths."""
         return ", ".join([self.method, *settings_told((p, v) for p, v in self.settings if p in paths)])
 
+    def seconds(self, stage: str) -> float:
+        """Mean over seeds."""
+        return fmean(cell.seconds.get(stage, 0.0) for cell in self.by_seed.values())
+
+    def memory(self, kind: str) -> float:
+        """The most of any seed, in MiB."""
+        return max(cell.memory.get(kind, 0.0) for cell in self.by_seed.values())
+
 
 def over_seeds(records: Iterable[CellRecord]) -> list[Row]:
     """One row for the cells that differ only in their seed, in the order they come; unedited first in a section."""
@@ -118,12 +127,14 @@ def over_seeds(records: Iterable[CellRecord]) -> list[Row]:
 
 
 def sections(rows: Sequence[Row], show: Show = "beside") -> dict[str, Grid]:
-    """A grid per model, dataset and number of edits, by title."""
+    """A grid per model, dataset and number of edits, by title; below it one of `DETAIL_COLUMNS`, if there are any."""
     kinds = list(dict.fromkeys(row.section for row in sorted(rows, key=lambda r: (r.model, r.dataset, r.edits))))
     found = {}
     for kind in kinds:
         mine = [row for row in rows if row.section == kind]
         found[section_title(mine)] = score_rows(mine, show)
+        if any(key in row.scores for row in mine for key, _, _ in DETAIL_COLUMNS):
+            found[f"{section_title(mine)}: {DETAILS}"] = score_rows(mine, show, DETAIL_COLUMNS)
     return found
 
 
@@ -136,11 +147,11 @@ def section_title(rows: Sequence[Row]) -> str:
     return ", ".join(filter(None, [Path(model).name, Path(dataset).name, f"{edits} edits", *fixed]))
 
 
-def score_rows(rows: Sequence[Row], show: Show) -> Grid:
-    """The paper's columns over rows of one section, a column per swept setting; the best edited ones are marked."""
+def score_rows(rows: Sequence[Row], show: Show, columns: Sequence[Column] = SCORE_COLUMNS) -> Grid:
+    """These scores over rows of one section, a column per swept setting; the best edited ones are marked."""
     edited = [row for row in rows if row.method != UNEDITED]
     swept = differing(edited)
-    present = [column for column in SCORE_COLUMNS if any(column[0] in row.scores for row in rows)]
+    present = [column for column in columns if any(column[0] in row.scores for row in rows)]
     cells, best = [], []
     for row in rows:
         mine = dict(row.settings)
@@ -151,37 +162,42 @@ def score_rows(rows: Sequence[Row], show: Show) -> Grid:
             top = (max if higher else min)(means, default=None)
             has = key in row.scores
             line.append(row.scores[key].told(show) if has else "-")
-            tells = row in edited and has and len(set(means)) > 1
+            tells = higher is not None and row in edited and has and len(set(means)) > 1
             marks.append(tells and round(row.scores[key].mean, 3) == top)
         cells.append(line)
         best.append(marks)
     names = [short(path) for path in swept]
     heads = [path.removeprefix("solvers.") if names.count(short(path)) > 1 else short(path) for path in swept]
-    columns = ["", *heads, "seeds", *(title for _, title, _ in present)]
-    return Grid(columns, cells, best, 1)
+    return Grid(["", *heads, "seeds", *(title for _, title, _ in present)], cells, best, 1)
 
 
 def cost_rows(rows: Sequence[Row]) -> Grid:
     """Seconds per stage (means over seeds) and peak memory of every edited row."""
     edited = [row for row in rows if row.method != UNEDITED]
-    stages = list(dict.fromkeys(s for row in edited for cell in row.by_seed.values() for s in cell.seconds))
-    stages = [*(s for s in stages if s != "total"), *(["total"] if "total" in stages else [])]
-    kinds = list(dict.fromkeys(k for row in edited for cell in row.by_seed.values() for k in cell.memory))
+    stages, kinds = _measured(edited)
     lines = []
     for row in edited:
-        cells = list(row.by_seed.values())
-        spent = [f"{fmean(cell.seconds.get(stage, 0.0) for cell in cells):.1f}" for stage in stages]
-        held = [f"{max(cell.memory.get(kind, 0.0) for cell in cells):.0f}" for kind in kinds]
+        spent = [f"{row.seconds(stage):.1f}" for stage in stages]
+        held = [f"{row.memory(kind):.0f}" for kind in kinds]
         where = [Path(row.model).name, Path(row.dataset).name, str(row.edits)]
         lines.append([row.named(varied(edited)), *where, *spent, *held])
     columns = ["", "model", "dataset", "edits", *(f"{stage} s" for stage in stages), *(f"{kind} MiB" for kind in kinds)]
     return Grid.plain(columns, lines, 3)
 
 
+def _measured(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
+    """Stages that took time, the total last, and kinds of memory."""
+    cells = [cell for row in rows for cell in row.by_seed.values()]
+    stages = dict.fromkeys(stage for cell in cells for stage in cell.seconds)
+    kinds = dict.fromkeys(kind for cell in cells for kind in cell.memory)
+    return sorted(stages, key=lambda stage: stage == "total"), list(kinds)
+
+
 def value_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Flat rows for a data frame: settings by path, and of every score mean, low, high, deviation."""
+    """Flat rows for a data frame: settings by path, of every score mean, low, high, deviation; seconds and MiB."""
     paths = list(dict.fromkeys(path for row in rows for path, _ in row.settings))
     names = list(dict.fromkeys(name for row in rows for name in row.scores))
+    stages, kinds = _measured(rows)
     found = []
     for row in rows:
         flat: dict[str, Any] = {"model": row.model, "dataset": row.dataset, "edits": row.edits, "method": row.method}
@@ -191,6 +207,8 @@ def value_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
             score = row.scores.get(name)
             parts = (score.mean, score.low, score.high, score.deviation) if score else ("",) * 4
             flat |= zip((name, f"{name}_low", f"{name}_high", f"{name}_sd"), parts, strict=True)
+        flat |= {f"seconds_{stage}": row.seconds(stage) for stage in stages}
+        flat |= {f"mib_{kind}": row.memory(kind) for kind in kinds}
         found.append(flat)
     return found
 

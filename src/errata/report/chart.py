@@ -9,7 +9,7 @@ from html import escape
 from typing import Literal
 
 WIDTH, HEIGHT = 430, 280
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 42
+LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 42
 COLOURS = 8
 """Number of line colours in page.css; further lines begin again, with another marker."""
 
@@ -144,7 +144,7 @@ def _frame(across: _Scale, up: _Scale, x: Axis, y: Axis) -> str:
     parts.append(f'<path class="axis" d="M{LEFT},{floor}H{right}"/>')
     middle = (LEFT + right) / 2
     parts.append(f'<text class="name" x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{_lowered(x.title)}</text>')
-    turned = f'transform="translate(11,{(TOP + floor) / 2}) rotate(-90)"'
+    turned = f'transform="translate(10,{(TOP + floor) / 2}) rotate(-90)"'
     parts.append(f'<text class="name" {turned} text-anchor="middle">{_lowered(y.title)}</text>')
     return "".join(parts)
 

@@ -15,7 +15,7 @@ NOTE = (
     "Means over seeds; in brackets the lowest and highest seed, or for a single seed the 95 % bootstrap interval over "
     "records. Shares, except D_KL in nats. Best of the edited in bold."
 )
-COSTS = "Cost: seconds (mean over seeds) and peak memory"
+COSTS = "Cost: seconds (mean over seeds) and peak memory; what methods share counts where it was first made"
 
 
 def write_tables(
@@ -25,9 +25,7 @@ def write_tables(
     rows, told = over_seeds(records), []
     folder.mkdir(parents=True, exist_ok=True)
     drawn: list[Path] = []
-    compared = frontier.frontiers(rows)
-    if compared:
-        _write(folder / "frontier.md", formats.markdown(compared, "Frontiers", frontier.NOTE))
+    if frontier.frontiers(rows):
         _write(folder / "frontier.json", json.dumps(frontier.record(rows), indent=1))
         try:
             drawn = frontier_figure(rows, folder)
@@ -52,14 +50,15 @@ def rendered(
     if form == "csv":
         return formats.csv_text(value_rows(rows))
     beside = comparison(rows, paper) if paper else {}
-    scores = {**sections(rows), **beside}
+    compared = frontier.frontiers(rows)
+    whole = {**sections(rows), **beside, **compared, COSTS: cost_rows(rows)}
     failed = f" {len(failures)} cells failed: {'; '.join(failures)}." if failures else ""
     notes = [NOTE + failed, *(comparison_note(paper, rows) if paper and beside else ())]
+    notes += [frontier.NOTE] if compared else []
     if form == "tex":
-        return formats.latex(scores, "\n".join(notes))
-    whole = {**scores, **frontier.frontiers(rows), COSTS: cost_rows(rows)}
+        return formats.latex(whole, "\n".join(notes))
     if form == "md":
-        return formats.markdown({**scores, COSTS: cost_rows(rows)}, "Bench", "\n\n".join(notes))
+        return formats.markdown(whole, "Bench", "\n\n".join(notes))
     svg = next((path.read_text(encoding="utf-8") for path in figures if path.suffix == ".svg"), "")
     return formats.html(whole, "errata bench", " ".join(notes), svg[svg.find("<svg") :] if svg else "")
 

@@ -51,15 +51,15 @@ def grid_table(grid: Grid, name: str) -> str:
     return table(columns, rows, name)
 
 
-def number(text: str, best: bool = False, under: str = "") -> Cell:
-    """A number with its interval below it. `under`: markup below both."""
+def number(text: str, best: bool = False, under: str = "", meaning: str = "best") -> Cell:
+    """A number with its interval below it. `under`: markup below both; `meaning`: told of a marked one."""
     shown, _, interval = text.partition(" (")
     try:
         order = float(shown)
     except ValueError:
         order = None
     small = f"<small>{escape(interval.removesuffix(')').replace('-', '–'))}</small>" if interval else ""
-    body = f'<b>{escape(shown)}</b><span class="sr"> best</span>' if best else escape(shown)
+    body = f'<b>{escape(shown)}</b><span class="sr"> {escape(meaning)}</span>' if best else escape(shown)
     return Cell(f"<span class=num>{body}</span>{small}{under}", order, "best" if best else "")
 
 

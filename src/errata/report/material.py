@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -10,14 +11,16 @@ from typing import Any
 
 from errata.errors import ErrataError
 from errata.report.bench import UNEDITED, CellRecord, Measured, Row, over_seeds
+from errata.report.paper import PaperTable, paper_tables
 from errata.report.run import RECORD, Run
 from errata.report.study import FIGURES, Study, studies_in
 
 FAILED = "failed.json"
+_WANTED = "folders of runs, of `errata bench` or `errata study`, or a file that `errata evaluate -o` wrote"
 
 
 class NothingToReport(ErrataError):
-    """None of the folders given holds a run record, or one of them is no folder at all."""
+    """What was given holds no run record and no study, or is not there."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,16 @@ class Trial:
 
 @dataclass(frozen=True)
 class Material:
-    """Trials of all runs, one per method, setting and seed; runs by folder; what failed; studies."""
+    """Trials of all runs, one per method, setting and seed; runs by folder; what failed; studies.
+
+    `beside`: a published table, and the rows of the bench that was printed beside it.
+    """
 
     trials: Sequence[Trial]
     runs: Mapping[Path, Run]
     failures: Sequence[str]
     studies: Sequence[Study]
+    beside: Sequence[tuple[PaperTable, Sequence[Row]]] = ()
 
     def rows(self) -> list[Row]:
         """Trials that differ only in their seed as one row; the unedited first, methods as they were run, settings
@@ -70,28 +77,42 @@ class Material:
 
 
 def read_material(folders: Sequence[Path]) -> Material:
-    """Run folders, bench folders with cells in them, and study records in either. Raises NothingToReport."""
+    """Run folders, bench folders with cells in them, study records in either, and records as files of any name.
+
+    Raises NothingToReport.
+    """
     runs: dict[Path, Run] = {}
     failures: list[str] = []
     studies: list[Study] = []
+    beside: list[tuple[PaperTable, Sequence[Row]]] = []
     for folder in folders:
-        if not folder.is_dir():
-            raise NothingToReport(f"{folder} is not a folder. Give run folders, or folders that `errata bench` wrote.")
-        for place in [folder, *sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))]:
-            if (place / RECORD).is_file():
+        if not folder.exists():
+            raise NothingToReport(f"{folder} is not there. Give {_WANTED}.")
+        inner = (
+            sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")) if folder.is_dir() else []
+        )
+        here: list[Run] = []
+        for place in [folder, *inner]:
+            record = place if place.is_file() else place / RECORD
+            if record.is_file():
                 try:
-                    runs[place] = _read(place / RECORD)
+                    runs[place] = _read(record)
+                    here.append(runs[place])
                 except (ValueError, TypeError, AttributeError) as error:
                     failures.append(f"{place.name}: its record could not be read ({error})")
             elif (place / FAILED).is_file():
                 failures.append(_failure(place / FAILED))
             studies += studies_in(place)
+        if table := _paper_table(folder / "paper.csv"):
+            cells = [run for run in sorted(here, key=lambda run: run.started) if "cell" in run.settings]
+            beside.append((table, over_seeds(map(CellRecord.of, cells))))
     if not runs and not studies:
         told = f" {len(failures)} failed: {'; '.join(failures)}." if failures else ""
-        raise NothingToReport(f"no finished run in {', '.join(map(str, folders))} (no {RECORD}, no study).{told}")
+        where = ", ".join(map(str, folders))
+        raise NothingToReport(f"no finished run in {where} (no {RECORD}, no study).{told} Give {_WANTED}.")
     known = list(FIGURES)
     studies.sort(key=lambda study: known.index(study.what) if study.what in known else len(known))
-    return Material(_trials(runs), runs, failures, studies)
+    return Material(_trials(runs), runs, failures, studies, beside)
 
 
 def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -109,6 +130,15 @@ def _read(path: Path) -> Run:
     if not run.scores:
         raise ValueError("it holds no scores")
     return run
+
+
+def _paper_table(path: Path) -> PaperTable | None:
+    """The table that a bench's scores were printed beside, if its folder has such a comparison."""
+    if not path.is_file():
+        return None
+    with path.open(encoding="utf-8", newline="") as lines:
+        first: Mapping[str, str] = next(csv.DictReader(lines), {})
+    return paper_tables().get(first.get("table", ""))
 
 
 def _failure(path: Path) -> str:
@@ -195,10 +225,14 @@ def _saved_facts(folder: Path) -> list[dict[str, Any]]:
 
 
 def _with_before(trial: Trial, found: Mapping[tuple[Any, ...], Trial]) -> Trial:
-    """What the unedited model said, from its own cell where this one's record does not hold it."""
-    model, dataset, edits, _, _, seed = trial.key
-    first = found.get((model, dataset, edits, UNEDITED, (), seed))
-    if first is None or first.run is trial.run or len(first.cases) != len(trial.cases):
+    """What the unedited model said, from its own cell on the same records where this one's does not hold it.
+
+    That cell has another seed where seeds choose the contexts: the unedited model is scored once for all of them.
+    """
+    section, records = trial.key[:3], trial.run.settings.get("records")
+    unedited = (t for t in found.values() if t.key[:4] == (*section, UNEDITED) and t.run is not trial.run)
+    first = next((t for t in unedited if records and t.run.settings.get("records") == records), None)
+    if first is None:
         return trial
     pairs = zip(trial.cases, first.cases, strict=True)
     return replace(trial, cases=[mine if mine.before else replace(mine, before=was.before) for mine, was in pairs])

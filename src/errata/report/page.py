@@ -18,10 +18,10 @@ from errata.report.headline import chosen, headline
 from errata.report.markup import folded, grid_table, heading, section
 from errata.report.material import Material, flat
 from errata.report.run import Run
-from errata.report.scored import costs, score_tables, settings_grid
+from errata.report.scored import abilities, beside_paper, costs, score_tables, settings_grid
 from errata.report.study import Study
 
-_NOT_TOLD = ("identity", "records", "contexts", "cell")
+_NOT_TOLD = ("identity", "records", "retokenised", "contexts", "cell")
 
 FACTS = """\
 <p class="note">Failures first. <b>Missed</b>: the edited prompt does not give the new answer. <b>In part</b>: it does,
@@ -45,6 +45,8 @@ def page(material: Material, title: str = "") -> str:
     sections = [
         section("changed", "What was edited, and what changed", _failures(material.failures), headline(material)),
         section("scores", "Scores", score_tables(material)),
+        section("paper", "Beside the paper", beside_paper(material)),
+        section("ability", "General ability", abilities(material)),
         section("residuals", "On the way through the layers", residual_curves(material)),
         section("frontiers", "Frontiers", frontiers(material)),
         section("studies", "Studies", studies(material.studies)),

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from errata.report.tables import answer_grid, residual_grid, score_grid, seconds_grid
+from errata.report.tables import answer_grid, residual_grid, score_grid, seconds_grid, skill_grid
 
 RECORD, CARD = "run.json", "README.md"
 ON_CARD = 20
@@ -18,7 +18,7 @@ ON_CARD = 20
 
 @dataclass
 class Run:
-    """What was run, on what, and what came out: recipe, versions, seed, ledgers, scores, answers."""
+    """What was run, on what, and what came out: recipe, versions, seed, ledgers, scores, answers, general ability."""
 
     title: str
     command: str
@@ -29,13 +29,18 @@ class Run:
     answers: list[dict[str, str]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     memory: dict[str, float] = field(default_factory=dict)
+    ability: list[dict[str, Any]] = field(default_factory=list)
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def write(self, folder: Path) -> None:
         """`run.json` with everything, `README.md` to read."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / RECORD).write_text(json.dumps(vars(self), indent=1, ensure_ascii=False), encoding="utf-8")
+        self.write_record(folder / RECORD)
         (folder / CARD).write_text(self.card(), encoding="utf-8")
+
+    def write_record(self, path: Path) -> None:
+        """Everything as JSON; folders that are not there are made."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(vars(self), indent=1, ensure_ascii=False), encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> Run:
@@ -48,6 +53,7 @@ class Run:
         sections: Sequence[tuple[str, str]] = [
             ("Facts", answer_grid(self.answers[:ON_CARD]).markdown() + more if self.answers else ""),
             ("Scores", score_grid(self.scores).markdown() if self.scores else ""),
+            ("General ability", skill_grid(self.ability).markdown() if self.ability else ""),
             ("What is left of the residual at the last layer", residual_grid(self.ledgers).markdown()),
             ("Seconds per stage", seconds_grid(self.ledgers).markdown()),
             ("Settings", f"```json\n{json.dumps(self.settings, indent=1, ensure_ascii=False)}\n```"),

@@ -8,12 +8,14 @@ from errata.report.bench import UNEDITED, Row, cost_rows, named_apart, score_row
 from errata.report.frontier import by_section
 from errata.report.markup import Cell, folded, grid_table, heading, note, number, strip, table, word
 from errata.report.material import Material
-from errata.report.tables import SCORE_COLUMNS, Grid
+from errata.report.paper import comparison, comparison_note
+from errata.report.tables import SCORE_COLUMNS, Grid, skill_grid
 
 NOTE = (
     "Shares, except D_KL in nats. Below each mean: the lowest and highest seed, or for a single seed the 95\u00a0% "
     "bootstrap interval over records. The best of the edited in each column is marked. A column's head sorts by it."
 )
+INSIDE = "the paper's figure is inside our range"
 
 
 def score_tables(material: Material) -> str:
@@ -24,6 +26,37 @@ def score_tables(material: Material) -> str:
         parts += [heading(section_title(rows), len(sections) > 1), _scores(rows)]
         parts.append(folded("Every score, with the protocol it was measured by", _all_scores(rows, material)))
     return "\n".join(parts)
+
+
+def beside_paper(material: Material) -> str:
+    """Per bench that was printed beside a published table: our figures, below each the paper's and the difference."""
+    parts = []
+    for published, rows in material.beside:
+        for title, grid in comparison(rows, published).items():
+            parts.append(heading(title) + _beside(grid, title))
+        parts.append(
+            folded("What to know of the paper's figures", "".join(map(note, comparison_note(published, rows))))
+        )
+    return "".join(parts)
+
+
+def _beside(grid: Grid, title: str) -> str:
+    """A comparison's lines, three of which are a row here; the last one, of the order of methods, stays one."""
+    *lines, order = grid.rows
+    rows = []
+    for at in range(0, len(lines), 3):
+        told = zip(*lines[at : at + 3], grid.best[at + 2], strict=True)
+        _, _, *figures = (number(f"{ours} (paper {paper}, {gap})", near, "", INSIDE) for ours, paper, gap, near in told)
+        rows.append([word(lines[at][0]), *figures])
+    rows.append([word(order[1]), *map(number, order[2:])])
+    columns = [("method", True), *((column, False) for column in grid.columns[2:])]
+    return note(f"Marked: {INSIDE}.") + table(columns, rows, title)
+
+
+def abilities(material: Material) -> str:
+    """Per run that has it: general ability before and after."""
+    told = {run.title: skill_grid(run.ability) for run in material.runs.values() if run.ability}
+    return "".join(heading(title, len(told) > 1) + grid_table(grid, title) for title, grid in told.items())
 
 
 def costs(material: Material) -> str:

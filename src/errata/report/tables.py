@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-SCORE_COLUMNS: tuple[tuple[str, str, bool], ...] = (
+Column = tuple[str, str, bool | None]
+"""Score name, column title, whether higher is better; None if it only describes."""
+
+SCORE_COLUMNS: tuple[Column, ...] = (
     ("efficacy_success", "Eff. succ.", True),
     ("efficacy_accuracy", "Eff. acc.", True),
     ("generalisation_success", "Gen. succ.", True),
@@ -24,7 +27,15 @@ SCORE_COLUMNS: tuple[tuple[str, str, bool], ...] = (
     ("fluency", "Fluency", True),
     ("consistency", "Consistency", True),
 )
-"""Score name, column title, whether higher is better."""
+
+DETAIL_COLUMNS: tuple[Column, ...] = (
+    ("efficacy_success_unique", "Succ. unique", True),
+    ("efficacy_success_repeated", "Succ. repeated", True),
+    ("efficacy_accuracy_unique", "Acc. unique", True),
+    ("efficacy_accuracy_repeated", "Acc. repeated", True),
+    ("specificity_entropy", "Entropy", None),
+)
+"""Efficacy by how often a subject is edited, the unedited model's entropy on neighbours (spec evaluation 7.6, 7.13)."""
 
 
 @dataclass(frozen=True)

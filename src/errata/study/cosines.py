@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from errata.report.paper import paper_curves
 from errata.report.tables import Grid
 from errata.study.finding import Finding, PerFact, cosine, norm
 from errata.study.trajectory import trajectory
@@ -13,10 +14,6 @@ from errata.study.trial import Trial
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-PAPER = (0.34, 0.41, 0.54, 0.72, 1.00)
-"""Table 1 of arXiv 2605.00358: Llama3-8B-Instruct, layers 4-8, 2000 MCF facts, achieved against passive."""
-
 
 _CURVES = (("achieved", "cos(a, b)", "o-"), ("intended", "cos(R, b)", "s:"), ("solved", "cos(R, a)", "^--"))
 
@@ -58,7 +55,7 @@ class Cosines(Finding):
         )
 
     def tables(self) -> dict[str, Grid]:
-        found = {}
+        found, paper = {}, paper_curves(self.name)
         for method, steps in self.methods.items():
             rows = [
                 [text, *(_told(getattr(step, key)) for step in steps)]
@@ -70,13 +67,20 @@ class Cosines(Finding):
                     ("progress", "b·R / |R|²"),
                 )
             ]
-            if len(steps) == len(PAPER):
-                rows.append(["paper, Llama3-8B, cos(a, b)", *(f"{value:.2f}" for value in PAPER)])
+            if self._beside_paper(method):
+                rows.append([f"cos(a, b), {paper.window}", *paper.row(method)])
             found[f"Cosines, {method}"] = Grid.plain(["at layer", *(str(s.layer) for s in steps)], rows)
+        if not any(map(self._beside_paper, self.methods)):
+            found[f"cos(a, b), {paper.window}"] = paper.grid()
         return found
 
+    def _beside_paper(self, method: str) -> bool:
+        """Whether the paper has this method, and edited as many layers."""
+        paper = paper_curves(self.name)
+        return method in paper.methods and len(self.methods[method]) == len(paper.layers)
+
     def draw(self, figure: Figure) -> None:
-        axes = figure.subplots(1, len(self.methods), squeeze=False, sharey=True)[0]
+        axes, paper = figure.subplots(1, len(self.methods), squeeze=False, sharey=True)[0], paper_curves(self.name)
         for axis, (method, steps) in zip(axes, self.methods.items(), strict=True):
             layers = [step.layer for step in steps]
             for key, label, style in _CURVES:
@@ -85,8 +89,8 @@ class Cosines(Finding):
                 axis.fill_between(
                     layers, [f.quantile(0.1) for f in found], [f.quantile(0.9) for f in found], alpha=0.15
                 )
-            if len(steps) == len(PAPER):
-                axis.plot(layers, PAPER, "k--", lw=1, label="paper, Llama3-8B (layers 4-8)")
+            if self._beside_paper(method):
+                axis.plot(layers, paper.methods[method], "k--", lw=1, label=f"cos(a, b), {paper.window}")
             axis.set(xlabel="edited layer", ylabel="cosine", title=method, xticks=layers)
             axis.grid(alpha=0.3)
         axes[0].legend(fontsize=8)

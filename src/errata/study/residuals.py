@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
+from errata.report.paper import paper_curves
 from errata.report.tables import Grid
 from errata.study.finding import Finding, PerFact, norm
 from errata.study.trajectory import Trajectory, trajectory
@@ -29,14 +30,6 @@ CONSTRUCTIONS = (
     "memit+gr",
 )
 """One method per construction in block space, all with the least-squares solver."""
-
-PAPER = {
-    "memit": (0.96, 0.91, 0.83, 0.69, 0.36),
-    "memit-whole": (1.19, 0.90, 0.74, 0.56, 0.23),
-    "onelayer": (None, None, None, None, 0.55),
-    "memit+fe": (0.37, 0.15, 0.08, 0.05, 0.03),
-}
-"""Tables 2 and 5 of arXiv 2605.00358: Llama3-8B-Instruct, layers 4-8, 2000 MCF facts."""
 
 _STYLE = "os^Dvp*XP"
 ARRIVED = 1e-4
@@ -112,13 +105,12 @@ class Residuals(Finding):
     def tables(self) -> dict[str, Grid]:
         head = ["after editing layer", *map(str, self.window)]
         own = [self._row(method, _own) for method in self.methods]
-        if len(self.window) == 5:
-            own += [
-                [f"paper, Llama3-8B, {method}", *("-" if v is None else f"{v:.2f}" for v in PAPER[method])]
-                for method in PAPER
-                if method in self.methods
-            ]
+        paper = paper_curves(self.name)
+        beside = self._beside_paper()
+        own += [[f"{method}, {paper.window}", *paper.row(method)] for method in beside]
         found = {"To the method's own last target": Grid.plain(head, own)}
+        if not beside:
+            found[f"To the method's own last target, {paper.window}"] = paper.grid()
         found["At the edited layer, to its own target"] = Grid.plain(
             head, [self._row(m, _edited) for m, steps in self.methods.items() if any(s.edited for s in steps)]
         )
@@ -136,6 +128,11 @@ class Residuals(Finding):
         found["Three ways to average"] = Grid.plain(columns, rows)
         return found
 
+    def _beside_paper(self) -> list[str]:
+        """The methods that the paper has too; none where it edited another number of layers."""
+        paper = paper_curves(self.name)
+        return [m for m in paper.methods if m in self.methods] if len(self.window) == len(paper.layers) else []
+
     def _row(self, method: str, pick: Pick) -> list[str]:
         by_layer = {step.layer: pick(step) for step in self.methods[method]}
         cells = [by_layer.get(layer) for layer in self.window]
@@ -144,15 +141,16 @@ class Residuals(Finding):
     def draw(self, figure: Figure) -> None:
         panels: dict[str, Pick] = {"own last target": _own, "edited layer, own target": _edited}
         panels |= {f"common: {text}": _common(name) for name, text in COMMON.items()}
-        axes = figure.subplots(2, 2, sharex=True).flat
+        axes, paper = figure.subplots(2, 2, sharex=True).flat, paper_curves(self.name)
         for axis, (title, pick) in zip(axes, panels.items(), strict=True):
             for i, (method, steps) in enumerate(self.methods.items()):
                 points = [(s.layer, found.ratios.mean) for s in steps if (found := pick(s)) is not None]
                 if points:
                     axis.plot(*zip(*points, strict=True), f"{_STYLE[i % len(_STYLE)]}-", ms=4, label=method)
-            if title.startswith("own") and len(self.window) == 5:
-                for method, style in (("memit", "k--"), ("memit+fe", "k:")):
-                    axis.plot(self.window, PAPER[method], style, lw=1, label=f"paper, Llama3-8B, {method}")
+            if pick is _own:
+                curves = [method for method in self._beside_paper() if None not in paper.methods[method]]
+                for method, style in zip(curves, ("k--", "k-.", "k:"), strict=False):
+                    axis.plot(self.window, paper.methods[method], style, lw=1, label=f"{method}, {paper.window}")
             axis.axhline(1.0, color="grey", lw=0.5)
             axis.set(title=title, xticks=self.window, ylim=(0, None))
             axis.title.set_fontsize(9)

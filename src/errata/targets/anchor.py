@@ -35,6 +35,7 @@ ALIKE = 0.75
 """A fact waits while its tails are shorter than this share of the longest in the batch: padding is arithmetic."""
 
 
+@torch.inference_mode(False)  # and so with gradients, whatever mode the caller is in
 def optimise_anchors(
     decoder: Decoder,
     site: Site,

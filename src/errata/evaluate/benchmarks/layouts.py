@@ -111,7 +111,7 @@ def _mend(record: Record) -> Case:
 
 
 def _easyedit(record: Record) -> Case:
-    """EasyEdit's CounterFact and WikiBigEdit: the subject stands in the prompt."""
+    """EasyEdit's CounterFact, and its like of WikiBigEdit: the subject stands in the prompt."""
     near = record.texts("locality_prompt")
     answers = record.texts("locality_ground_truth", blanks=True)
     local = zip(near, answers, strict=False) if answers else ()  # a Case refuses lists of unlike length
@@ -123,6 +123,23 @@ def _easyedit(record: Record) -> Case:
         neighbourhood=near,
         neighbourhood_answers=answers,
         locality=tuple(Check("neighborhood", prompt, answer) for prompt, answer in local),
+    )
+
+
+def _wikibigedit(record: Record) -> Case:
+    """WikiBigEdit as its authors published it; a question put by a persona and one over two hops are portability."""
+    new, near, known = record.text("ans"), record.texts("loc"), record.texts("loc_ans", blanks=True)
+    asked = (("personas", "personas", new), ("multi_hop", "mhop", record.maybe("mhop_ans")))
+    return Case(
+        record.fact_inside(record.text("update"), record.text("subject"), new),
+        record.id,
+        paraphrases=record.texts("rephrase"),
+        neighbourhood=near,
+        neighbourhood_answers=known,
+        portability=tuple(
+            Check(kind, prompt, answer) for kind, field, answer in asked if (prompt := record.maybe(field)) and answer
+        ),
+        locality=tuple(Check("neighborhood", *pair) for pair in zip(near, known, strict=False)),
     )
 
 
@@ -161,5 +178,8 @@ LAYOUTS: tuple[RecordLayout, ...] = (  # the first that fits is taken: special o
         "spec evaluation 5.4",
     ),
     RecordLayout("easyedit", (*_FACT, "rephrase_prompt|rephrase|locality_prompt"), _easyedit, "spec evaluation 5.4"),
+    RecordLayout(
+        "wikibigedit", ("update", "subject", "ans"), _wikibigedit, "huggingface.co/datasets/lukasthede/WikiBigEdit"
+    ),
     RecordLayout("errata", _FACT, _errata, "Case.to_json"),
 )

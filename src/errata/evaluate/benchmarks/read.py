@@ -16,6 +16,7 @@ from errata.evaluate.references import Topic, read_references
 from errata.fact import read_records
 
 _SHOWN = 10
+_FORMS = (".json", ".jsonl", ".csv")
 
 
 def read_cases(
@@ -31,6 +32,20 @@ def read_cases(
     Raises BadRecord naming every record that cannot be read: none is left out, so that case i is record i.
     """
     return _cases(read_records(path)[:limit], layout, references)
+
+
+def named_cases(
+    source: str, layout: str | None = None, limit: int | None = None, references: str | Path | None = None
+) -> list[Case]:
+    """As `read_cases` if there is a file of that name, else a dataset of the hub: `name`, `name:config`, or
+    `name:config:split` (split `train` unless given). Raises BadRecord."""
+    path = Path(source)
+    if path.is_file() or path.suffix.lower() in _FORMS:
+        return read_cases(path, layout, limit, references)
+    name, config, split, *_ = [source, "", ""] if path.is_dir() else [*source.split(":"), "", ""]
+    return read_hub_cases(
+        name, split=split or "train", config=config or None, layout=layout, limit=limit, references=references
+    )
 
 
 def detect_layout(path: str | Path) -> str:
@@ -50,13 +65,16 @@ def read_hub_cases(
 ) -> list[Case]:
     """As `read_cases`, from a dataset of the hub or a local folder of one; `options` go to `load_dataset`.
 
-    Needs the optional `datasets` library (`pip install errata[hub]`).
+    Needs the optional `datasets` library (`pip install errata[hub]`). Raises BadRecord if there is no such dataset.
     """
     try:
         from datasets import load_dataset
     except ImportError:
         raise ErrataError(f"{name}: reading datasets needs `pip install 'errata[hub]'`") from None
-    rows = load_dataset(name, config, split=split, **options)
+    try:
+        rows = load_dataset(name, config, split=split, **options)
+    except (OSError, ValueError) as error:  # not there, out of reach, or without this config or split
+        raise BadRecord(f"{name}: neither a file nor a dataset that could be read from the hub: {error}") from error
     return _cases([(f"{name} {split}[{i}]", row) for i, row in enumerate(islice(rows, limit))], layout, references)
 
 

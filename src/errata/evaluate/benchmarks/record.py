@@ -13,7 +13,7 @@ from errata.fact import Fact
 
 @dataclass(frozen=True)
 class Record:
-    """`where` is the file and line, `number` counts records from 0; a field that is None counts as absent."""
+    """`where` is the file and line, `number` counts records from 0; a field that is None or NaN counts as absent."""
 
     where: str
     number: int
@@ -116,7 +116,8 @@ class Record:
         return BadRecord(f"{self.where} (id {self.id}): field {field!r}: {expected}, found {shown[:200]}")
 
     def _present(self, *names: str) -> str | None:
-        return next((name for name in names if self.row.get(name) is not None), None)
+        values = ((name, self.row.get(name)) for name in names)
+        return next((name for name, value in values if value is not None and value == value), None)  # NaN is not itself
 
     def _first(self, name: str, value: Any) -> str:
         while isinstance(value, list):

@@ -53,8 +53,8 @@ class PaperTable:
 def paper_tables() -> dict[str, PaperTable]:
     """Every table shipped with errata, by name."""
     files = resources.files("errata.report.paper").iterdir()
-    named = sorted((file.name.removesuffix(".yaml"), file) for file in files if file.name.endswith(".yaml"))
-    return {name: _table(name, yaml.safe_load(file.read_text(encoding="utf-8"))) for name, file in named}
+    found = {file.name.removesuffix(".yaml"): file for file in files if file.name.startswith("table")}
+    return {name: _table(name, yaml.safe_load(found[name].read_text(encoding="utf-8"))) for name in sorted(found)}
 
 
 def paper_table(name: str) -> PaperTable:
