@@ -76,7 +76,7 @@ class LeastSquares(Solver):
             whole = torch.addmm(penalty, keys.T, keys)
             raise normal.singular(whole, system.layer, "the system of statistics and keys", advice)
         change = normal.divided(residuals.T @ keys, factor)
-        return Solution(change, normal.relative_residual(change, change @ penalty, keys, residuals))
+        return Solution(change, normal.relative_residual(change, keys, residuals, lambda rows: rows @ penalty))
 
 
 def definite(prepared: Prepared, layer: int | None, ridge: str) -> Prepared:

@@ -7,6 +7,8 @@ LeastSquares is slack 1, EqualityConstrained slack gamma (spec 7.1, 7.2).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
@@ -44,39 +46,40 @@ def solve(
 ) -> Solution:
     """By the smaller of both forms. Raises SingularSystem if the keys are dependent beyond what slack can mend."""
     form = few_facts if len(keys) < len(factor) or slack == 0 else many_facts
-    answer = form(keys, residuals, factor, slack)
-    if answer is None:
+    change = form(keys, residuals, factor, slack)
+    if change is None:
         whitened = solve_triangular(factor, keys, upper=True, left=False)
         raise singular(whitened @ whitened.T, layer, "the system of the facts' keys", advice)
-    change, preserved = answer
-    return Solution(change, relative_residual(change, preserved.mul_(slack), keys, residuals))
+    return Solution(
+        change, relative_residual(change, keys, residuals, lambda rows: slack * (rows @ factor.mT) @ factor)
+    )
 
 
 def few_facts(
     keys: Float[Tensor, "fact inner"], residuals: Float[Tensor, "fact model"], factor: Tensor, slack: float
-) -> tuple[Tensor, Tensor] | None:
-    """dW = R^T (S S^T + slack * I)^-1 S U^-T by a system of facts x facts, and dW Cp."""
+) -> Float[Tensor, "model inner"] | None:
+    """dW = R^T (S S^T + slack * I)^-1 S U^-T by a system of facts x facts."""
     whitened = solve_triangular(factor, keys, upper=True, left=False)
     gram = whitened @ whitened.T
     gram.diagonal().add_(slack)
     if (root := factored(gram)) is None:
         return None
-    weighed = torch.cholesky_solve(whitened, root, upper=True)
-    directions = solve_triangular(factor.mT, weighed, upper=False, left=False)
-    return residuals.T @ directions, residuals.T @ ((directions @ factor.mT) @ factor)
+    shares = divided(residuals.T, root)
+    if len(keys) < len(shares):
+        return shares @ solve_triangular(factor.mT, whitened, upper=False, left=False)
+    return solve_triangular(factor.mT, shares @ whitened, upper=False, left=False)
 
 
 def many_facts(
     keys: Float[Tensor, "fact inner"], residuals: Float[Tensor, "fact model"], factor: Tensor, slack: float
-) -> tuple[Tensor, Tensor] | None:
-    """dW = R^T S (S^T S + slack * I)^-1 U^-T by a system of inner x inner, and dW Cp."""
+) -> Float[Tensor, "model inner"] | None:
+    """dW = R^T S (S^T S + slack * I)^-1 U^-T by a system of inner x inner."""
     whitened = solve_triangular(factor, keys, upper=True, left=False)
     gram = whitened.T @ whitened
     gram.diagonal().add_(slack)
     if (root := factored(gram)) is None:
         return None
-    change = solve_triangular(factor.mT, divided(residuals.T @ whitened, root), upper=False, left=False)
-    return change, (change @ factor.mT) @ factor
+    return solve_triangular(factor.mT, divided(residuals.T @ whitened, root), upper=False, left=False)
 
 
 def divided(rows: Float[Tensor, "row n"], factor: Float[Tensor, "n n"]) -> Float[Tensor, "row n"]:
@@ -85,16 +88,22 @@ def divided(rows: Float[Tensor, "row n"], factor: Float[Tensor, "n n"]) -> Float
     return solve_triangular(factor.mT, halfway, upper=False, left=False)
 
 
+PROBES = 32
+"""Random combinations of a matrix's rows on which its residual is measured, at a small part of the solve's own cost."""
+
+
 def relative_residual(
     change: Float[Tensor, "model inner"],
-    preserved: Float[Tensor, "model inner"],
     keys: Float[Tensor, "fact inner"],
     residuals: Float[Tensor, "fact model"],
+    preserved: Callable[[Float[Tensor, "row inner"]], Float[Tensor, "row inner"]],
 ) -> float:
-    """|dW K^T K + preserved - R^T K| / |R^T K|, with preserved = slack * dW Cp (spec 5.11)."""
-    wanted = residuals.T @ keys
+    """|dW K^T K + preserved(dW) - R^T K| / |R^T K| (spec 5.11), estimated on Gaussian combinations of the rows."""
+    draws = torch.randn(PROBES, len(change), dtype=change.dtype, generator=torch.Generator().manual_seed(0))
+    draws = draws.to(change.device)
+    rows, wanted = draws @ change, (draws @ residuals.T) @ keys
     size = float(wanted.norm())
-    return float(wanted.sub_(preserved).sub_((change @ keys.T) @ keys).norm()) / size if size else 0.0
+    return float((wanted - preserved(rows) - (rows @ keys.T) @ keys).norm()) / size if size else 0.0
 
 
 def singular(matrix: Shaped[Tensor, "n n"], layer: int | None, what: str, advice: str) -> SingularSystem:
