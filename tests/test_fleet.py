@@ -6,7 +6,6 @@ Ranks are forked from a server that has imported everything once; what they find
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import socket
@@ -29,6 +28,7 @@ from errata.evaluate import Case, evaluate, probes
 from errata.fleet import Fleet
 from tests.editing import decoder_of, editor_of
 from tests.models import FAMILIES, tiny_corpus, tiny_facts, tokenizer_of
+from tests.processes import CONTEXT
 
 SECONDS = 90.0
 """In which every crew must have ended: none of them hangs."""
@@ -38,14 +38,12 @@ Launch = Callable[..., list[int | None]]
 @pytest.fixture(scope="module")
 def launch(shelf: str) -> Launch:
     """Run `work(folder, rank)` in so many ranks; their exit codes."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["accelerate", "tests.test_fleet", "errata.cli.app"])
 
     def run(size: int, work: Callable[[Path, int], None], folder: Path) -> list[int | None]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        crew = [context.Process(target=_rank, args=(work, folder, rank, size, port)) for rank in range(size)]
+        crew = [CONTEXT.Process(target=_rank, args=(work, folder, rank, size, port)) for rank in range(size)]
         for process in crew:
             process.start()
         until = time.monotonic() + SECONDS

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from errata import Decoder, WeightEdit
 from errata.errors import NotFinite, StoreError, WrongModel
 from tests.editing import BOTH, decoder_of, editor_of
 from tests.models import FAMILIES, tiny_facts, tokenizer_of
+from tests.processes import answer
 
 FACTS = tiny_facts()
 
@@ -26,21 +27,16 @@ def saved_base(family: str, folder: Path, dtype: torch.dtype = torch.float32) ->
     return folder
 
 
-ASK = """
-import sys, json, torch
-from errata import Decoder, WeightEdit
-base, edit = sys.argv[1:]
-decoder = Decoder.from_pretrained(base)
-before = {n: p.clone() for n, p in decoder.model.state_dict().items()}
-rows = [decoder.token_ids(fact.text) for fact in WeightEdit.load(edit).facts]
-loaded = WeightEdit.load(edit)
-loaded.put_on(decoder)
-said = decoder.generate(rows, 6)
-names = {n: p.sum(dtype=torch.float64).item() for n, p in decoder.model.state_dict().items()}
-loaded.take_off(decoder)
-same = all(torch.equal(before[n], p) for n, p in decoder.model.state_dict().items())
-print(json.dumps([said, same, names]))
-"""
+def ask(tell: Callable[[Any], None], base: Path, edit: Path) -> None:
+    """What the edited model says, whether taking the edit off leaves nothing, and sums of the edited weights."""
+    decoder = Decoder.from_pretrained(base)
+    before = {n: p.clone() for n, p in decoder.model.state_dict().items()}
+    loaded = WeightEdit.load(edit)
+    loaded.put_on(decoder)
+    said = decoder.generate([decoder.token_ids(fact.text) for fact in loaded.facts], 6)
+    sums = {n: p.sum(dtype=torch.float64).item() for n, p in decoder.model.state_dict().items()}
+    loaded.take_off(decoder)
+    tell([said, all(torch.equal(before[n], p) for n, p in decoder.model.state_dict().items()), sums])
 
 
 @pytest.mark.parametrize(("family", "dtype"), [("llama", torch.bfloat16), ("gpt2", torch.float32)])
@@ -51,9 +47,7 @@ def test_a_saved_edit_gives_the_same_model_in_a_fresh_process(family: str, dtype
     outcome.edit.save(tmp_path / "edit")
     said = decoder.generate([decoder.token_ids(fact.text) for fact in FACTS], 6)
     sums = {n: p.sum(dtype=torch.float64).item() for n, p in decoder.model.state_dict().items()}
-    command = [sys.executable, "-c", ASK, str(base), str(tmp_path / "edit")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout.splitlines()[-1]) == [said, True, sums]
+    assert answer(ask, base, tmp_path / "edit") == [said, True, sums]
 
 
 @pytest.mark.parametrize("family", BOTH)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,12 @@ import pytest
 import torch
 
 from errata import Outcome, Store, WeightEdit
+from errata.editors import sweep
 from errata.errors import AlreadyEdited, UnusableFacts
 from errata.solvers import LeastSquares, NullSpace
 from tests.editing import BOTH, RECIPE, decoder_of, editor_of
 from tests.models import tiny_facts
+from tests.processes import answer, started
 
 FACTS = tiny_facts()
 both = pytest.mark.parametrize("family", BOTH)
@@ -153,40 +153,29 @@ def test_a_failure_while_going_on_leaves_the_past_edit_on(monkeypatch: pytest.Mo
     assert torch.equal(decoder.weight(2), edited)
 
 
-RUN = """
-import sys, time, torch
-from errata import Store
-from errata.editors import sweep
-from tests.editing import decoder_of, editor_of
-from tests.models import tiny_facts
-torch.set_num_threads(1)
-sweep.FLUSH_SECONDS = 0.0
-folder, *stop = sys.argv[1:]
-told = []
-def tell(stage, done, total):
-    told.append(stage)
-    if stop == [stage, str(told.count(stage))]:
-        print("there", flush=True)
-        time.sleep(60)
-outcome = editor_of(decoder_of("gpt2"), "memit+fe", store=Store(folder), progress=tell).edit(tiny_facts(), batch=4)
-print(outcome.edit.delta.digest, len(outcome.ledger.rows), told.count("batches"), flush=True)
-"""
+def sequence(tell: Callable[[Any], None], folder: Path, stop: tuple[str, int] | None = None) -> None:
+    """Two batches; at progress `stop` it says so and waits to be killed."""
+    sweep.FLUSH_SECONDS = 0.0
+    seen: list[str] = []
+
+    def progress(stage: str, done: int, total: int) -> None:
+        seen.append(stage)
+        if stop == (stage, seen.count(stage)):
+            tell("there")
+            time.sleep(60)
+
+    outcome = editor_of(decoder_of("gpt2"), "memit+fe", store=Store(folder), progress=progress).edit(FACTS, batch=4)
+    assert isinstance(outcome.edit, WeightEdit)
+    tell((outcome.edit.delta.digest, len(outcome.ledger.rows), seen.count("batches")))
 
 
-@pytest.mark.parametrize(
-    ("stage", "time", "batches_left"), [("batches", "1", "1"), ("anchors at layer 1", "7", "1")], ids=["between", "in"]
-)
-def test_a_run_killed_goes_on_to_bit_identical_weights(
-    stage: str, time: str, batches_left: str, tmp_path: Path
-) -> None:
-    command = [sys.executable, "-c", RUN, str(tmp_path / "killed")]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    with subprocess.Popen([*command, stage, time], stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().strip() == "there"
-        process.send_signal(signal.SIGKILL)
-    resumed = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+@pytest.mark.parametrize("stop", [("batches", 1), ("anchors at layer 1", 7)], ids=["between", "in"])
+def test_a_run_killed_goes_on_to_bit_identical_weights(stop: tuple[str, int], tmp_path: Path) -> None:
+    process, told = started(sequence, tmp_path / "killed", stop)
+    assert told.recv() == "there"
+    process.kill()
+    process.join()
     whole = editor_of(decoder_of("gpt2"), "memit+fe", store=Store.nowhere()).edit(FACTS, batch=4).edit
     assert isinstance(whole, WeightEdit)
-    # Rows of three layers in two batches, those of the killed run among them.
-    assert resumed.stdout.split() == [whole.delta.digest, "6", batches_left]
+    # Rows of three layers in two batches, those of the killed run among them; one batch was left to do.
+    assert answer(sequence, tmp_path / "killed") == (whole.delta.digest, 6, 1)
