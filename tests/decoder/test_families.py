@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -15,7 +16,7 @@ from errata.decoder.layout import known_layouts
 from errata.decoder.site import Contexts
 from errata.delta import WeightDelta
 from errata.errors import UnsupportedModel
-from errata.targets.anchor import AnchorSettings, optimise_anchors
+from errata.targets.anchor import AnchorSettings, optimise_anchors, packable, rows_of
 from tests.models import EXPERTS, FAMILIES, RELATIVES, TINY_CONTEXTS, VARIANTS, tiny_facts, tokenizer_of
 
 BUILDERS = FAMILIES | VARIANTS | RELATIVES
@@ -152,6 +153,22 @@ def test_rows_longer_together_than_the_models_positions_are_not_packed() -> None
     settings = AnchorSettings(learning_rate=0.3, steps=3)
     found = dict(optimise_anchors(decoder, site, 1, settings))
     whole = dict(optimise_anchors(decoder, site, 1, settings, packed=False))
+    assert all(off(found[i].state, whole[i].state) < 1e-5 for i in whole)
+
+
+def test_one_long_fact_among_short_ones_does_not_keep_them_from_being_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, facts = decoder_of("llama"), tiny_facts()[:4]
+    facts[1] = replace(facts[1], prompt="Of all the towns and rivers that this story tells of, " + facts[1].prompt)
+    site = decoder.tokens.site(facts, Contexts((("{}",),)))
+    settings = AnchorSettings(learning_rate=0.3, steps=3)
+    rows = [rows_of(place, settings) for place in site]
+    assert packable(decoder, 1, rows) == [0, 1, 2, 3]
+    positions = sum(len(row.cut) for row in rows[1]) - 1
+    monkeypatch.setattr(decoder.model.config, "max_position_embeddings", positions)
+    assert packable(decoder, 1, rows) == [0, 2, 3]
+    found = dict(optimise_anchors(decoder, site, 1, settings))
+    whole = dict(optimise_anchors(decoder, site, 1, settings, packed=False))
+    assert found.keys() == whole.keys() == {0, 1, 2, 3}
     assert all(off(found[i].state, whole[i].state) < 1e-5 for i in whole)
 
 

@@ -81,7 +81,7 @@ def test_every_solver_goes_with_every_construction(
 ) -> None:
     monkeypatch.setitem(METHODS, "pair", Pair(construction, solver, "test"))
     recipe = replace(RECIPE, solvers={})
-    outcome = editor_of(decoder_of(family), "pair", recipe=recipe, store=shared[family]).edit(FACTS[:4])
+    outcome = editor_of(decoder_of(family), "pair", recipe=recipe, store=shared[family]).edit(FACTS[:2])
     assert len(outcome.ledger.rows) == len(construction.steps(RECIPE.window))
     assert all(torch.isfinite(change).all() and change.any() for change in changes(outcome).values())
 

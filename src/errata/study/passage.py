@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from errata.decoder.decoder import Decoder
 from errata.decoder.site import Prompt
 from errata.decoder.tails import Row, Tails
-from errata.targets.anchor import packing_holds
+from errata.targets.anchor import packable
 
 DIFFERENCE = 1e-3
 """Half step of a central difference, in norms of the state per norm of the direction (spec 6.3)."""
@@ -31,7 +31,7 @@ class Passage:
     def __init__(self, decoder: Decoder, prompts: Sequence[Prompt], first: int, last: int) -> None:
         self.decoder, self.first, self.last = decoder, first, last
         rows = [[Row(p.stem.ids, p.decisive, (p.decisive,))] for p in prompts]
-        self.tails = Tails(decoder, first, rows, packing_holds(decoder, first, rows))
+        self.tails = Tails(decoder, first, rows, len(packable(decoder, first, rows)) == len(rows))
         self.tails.prepare(range(len(rows)))
         self.stack = self.tails.stack(range(len(rows)))
         self.start = torch.stack([self.tails.start(i)[0] for i in range(len(rows))]).to(decoder.precision)

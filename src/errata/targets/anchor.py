@@ -58,7 +58,7 @@ def optimise_anchors(
     output, as published code does (spec 2.7).
 
     A fact that has stopped leaves the batch and the next enters. The evaluation after the last update is not
-    made: no update would use it. `facts`: which of the site's (default all). `packed` None: packed tails if
+    made: no update would use it. `facts`: which of the site's (default all). `packed` None: packed tails where
     they reproduce a plain pass of this model. `at_once` None: as many facts of like length as are worth it and
     fit in memory.
     Raises NotFinite if a loss is NaN.
@@ -68,7 +68,11 @@ def optimise_anchors(
     if not rows:
         return
     if packed is None:
-        packed = packing_holds(decoder, layer, rows)
+        together = packable(decoder, layer, rows)
+        for packing, some in ((True, together), (False, sorted(set(range(len(rows))) - set(together)))):
+            part = [wanted[i] for i in some]
+            yield from optimise_anchors(decoder, site, layer, settings, part, packing, at_once, search)
+        return
     tails = Tails(decoder, layer, rows, packed, inside=search.inside)
     descent = _Descent(site.part(wanted), rows, tails, settings, search)
     queue = deque(sorted(range(len(rows)), key=tails.size, reverse=True))
@@ -205,18 +209,28 @@ def _behind(row: Row) -> int:
     return len(row.cut) - row.decisive
 
 
-def packing_holds(decoder: Decoder, layer: int, rows: Sequence[Sequence[Row]]) -> bool:
-    """Whether packed tails give what whole rows give, on this model: asked of the longest fact, with a random delta.
+def packable(decoder: Decoder, layer: int, rows: Sequence[Sequence[Row]]) -> list[int]:
+    """The facts whose rows may lie side by side, in a batch of any of them.
 
-    Local attention counts distance in the packed sequence, and some masks end with the model's positions, so
-    packing is refused where a packed sequence is longer than either.
+    Local attention counts distance in the packed sequence, and some masks end with the model's positions: so the
+    longest facts are left out until the longest prefixes and the longest tails together are within either. Then
+    none at all, if packing does not hold on this model.
     """
     config = decoder.model.config.get_text_config(decoder=True)
     windows = [getattr(config, name, None) for name in _LIMITS]
     window = min([w for w in windows if isinstance(w, int) and w > 0], default=None)
-    prefix, tail = (max(sum(length(row) for row in fact) for fact in rows) for length in (_before, _behind))
-    if window is not None and prefix + tail > window:
-        return False
+    lengths = [[sum(length(row) for row in fact) for length in (_before, _behind)] for fact in rows]
+    found, prefix, tail = list[int](), 0, 0
+    for i in sorted(range(len(rows)), key=lambda i: sum(lengths[i])):
+        prefix, tail = max(prefix, lengths[i][0]), max(tail, lengths[i][1])
+        if window is not None and prefix + tail > window:
+            break
+        found.append(i)
+    return sorted(found) if found and packing_holds(decoder, layer, [rows[i] for i in found]) else []
+
+
+def packing_holds(decoder: Decoder, layer: int, rows: Sequence[Sequence[Row]]) -> bool:
+    """Whether packed tails give what whole rows give, on this model: asked of the longest fact, with a random delta."""
     generator = torch.Generator().manual_seed(0)
     found: list[Tensor] = []
     with torch.no_grad():
