@@ -8,7 +8,7 @@ demo: env
 	$(BIN)/errata demo
 
 test: env check
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto --dist worksteal
 
 check: env
 	$(BIN)/ruff format --check

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import cache
 from typing import Any
+
+from transformers import PreTrainedModel
 
 from errata import Contexts, Corpus, Decoder, Editor, Recipe, Store
 from errata.targets import AnchorSettings
@@ -14,9 +18,14 @@ ANCHOR = AnchorSettings(learning_rate=0.3, steps=6)
 RECIPE = Recipe("tiny", (1, 2, 3), anchor=ANCHOR, solvers={"least_squares": {"weight": 1.0, "ridge": 0.01}})
 
 
+@cache
+def _built(family: str) -> PreTrainedModel:
+    return FAMILIES[family]()
+
+
 def decoder_of(family: str) -> Decoder:
     """A new float64 decoder of five blocks."""
-    return Decoder(FAMILIES[family](), tokenizer_of(family))
+    return Decoder(deepcopy(_built(family)), tokenizer_of(family))
 
 
 def editor_of(decoder: Decoder, method: str, **options: Any) -> Editor:
