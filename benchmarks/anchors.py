@@ -48,7 +48,7 @@ CONTEXTS = (
         "You can see the old house from the road here. {}",
     ),
 )
-"""Of the length that models generate: ten tokens and a full stop (spec 1.3)."""
+"""Of the length that models generate: ten tokens and a full stop (method 1.3)."""
 
 
 @dataclass(frozen=True)

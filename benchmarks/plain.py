@@ -2,7 +2,7 @@
 
 One fact at a time, the whole model, all logits, seven right-padded rows, autograd through everything. It is
 the oracle of the tests and the baseline of the benchmark, so it shares no line with errata and imports none
-of it. Facts are rows and features come last. Sections are those of the specification ("spec 1.5").
+of it. Facts are rows and features come last. Sections are those of the specification ("method 1.5").
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-Contexts = Sequence[Sequence[str]]  # groups of templates: (("{}",), ("The quick story. {}", ...)), spec 1.3
+Contexts = Sequence[Sequence[str]]  # groups of templates: (("{}",), ("The quick story. {}", ...)), method 1.3
 
 
 class Request(Protocol):
@@ -53,7 +53,7 @@ class PlainModel:
         weight.data += (change.T if isinstance(module, Conv1D) else change).to(weight.dtype)
 
     def row(self, text: str, subject: str) -> tuple[list[int], int]:
-        """Ids of `text` with the subject in its "{}", and the index of its last token (spec 1.2)."""
+        """Ids of `text` with the subject in its "{}", and the index of its last token (method 1.2)."""
         before, after = text.split("{}")
         ids = self.tokenizer(before + subject + after)["input_ids"]
         return ids, len(self.tokenizer(before + subject)["input_ids"]) - 1
@@ -83,7 +83,7 @@ class PlainModel:
 
     @torch.no_grad()
     def states(self, requests: Sequence[Request], layer: int) -> Tensor:
-        """Block output of the bare prompt at the decisive token [fact, model], spec 1.4."""
+        """Block output of the bare prompt at the decisive token [fact, model], method 1.4."""
         found = []
         for request in requests:
             ids, decisive = self.row(request.prompt, request.subject)
@@ -104,7 +104,7 @@ class PlainModel:
 
     @torch.no_grad()
     def keys(self, requests: Sequence[Request], contexts: Contexts, layer: int) -> Tensor:
-        """Input of the edited matrix at the decisive token [fact, inner]: mean of group means, spec 1.4."""
+        """Input of the edited matrix at the decisive token [fact, inner]: mean of group means, method 1.4."""
         seen: list[Tensor] = []
         handle = self.projection(layer).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
         keys = []
@@ -125,7 +125,7 @@ class PlainModel:
 
 @dataclass(frozen=True)
 class AnchorSettings:
-    """The numbers of spec 1.5, with the defaults of MEMIT's Llama configuration."""
+    """The numbers of method 1.5, with the defaults of MEMIT's Llama configuration."""
 
     lr: float = 0.1
     evaluations: int = 20
@@ -155,7 +155,7 @@ def plain_anchors(
     layer: int,
     settings: AnchorSettings = AnchorSettings(),
 ) -> Anchors:
-    """z = h0 + delta, delta by gradient descent at the output of block `layer`; spec 1.5."""
+    """z = h0 + delta, delta by gradient descent at the output of block `layer`; method 1.5."""
     found = [_anchor(lm, request, contexts, layer, settings) for request in requests]
     return Anchors(torch.stack([f[0] for f in found]), [f[1] for f in found], [f[2] for f in found])
 
@@ -195,8 +195,8 @@ def _anchor(
         now = log_p[n, decisive[n]]
         if evaluation == 0:
             before = now.detach()
-        kl = settings.kl_factor * (now.exp() * (now - before)).sum()  # KL(current || before), spec 5.6
-        decay = settings.weight_decay * delta.norm() / h0.norm() ** 2  # norm, not squared, spec 5.4
+        kl = settings.kl_factor * (now.exp() * (now - before)).sum()  # KL(current || before), method 5.6
+        decay = settings.weight_decay * delta.norm() / h0.norm() ** 2  # norm, not squared, method 5.4
         loss = nll + kl + decay
         losses.append(loss.item())
         parts.append((nll.item(), kl.item(), decay.item()))
@@ -216,7 +216,7 @@ def _anchor(
 def plain_replay(
     lm: PlainModel, requests: Sequence[Request], anchors: Tensor, first: int, layers: Sequence[int]
 ) -> dict[int, Tensor]:
-    """Layer -> states [fact, model] of the bare prompt with block `first` held at the anchors; spec 2.5."""
+    """Layer -> states [fact, model] of the bare prompt with block `first` held at the anchors; method 2.5."""
     targets: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     for request, z in zip(requests, anchors, strict=True):
         ids, decisive = lm.row(request.prompt, request.subject)
@@ -233,7 +233,7 @@ def plain_replay(
 
 @torch.no_grad()
 def plain_moment(lm: PlainModel, texts: Sequence[str], layer: int) -> Tensor:
-    """C = (1/N) sum k^T k [inner, inner] over all N tokens of the texts, specials counted; spec 1.6."""
+    """C = (1/N) sum k^T k [inner, inner] over all N tokens of the texts, specials counted; method 1.6."""
     keys: list[Tensor] = []
     handle = lm.projection(layer).register_forward_pre_hook(lambda _, args: keys.append(args[0].flatten(0, -2)))
     for text in texts:
@@ -244,7 +244,7 @@ def plain_moment(lm: PlainModel, texts: Sequence[str], layer: int) -> Tensor:
 
 
 def plain_update(keys: Tensor, residuals: Tensor, moment: Tensor, weight: float) -> Tensor:
-    """dW = R^T K (K^T K + weight C)^-1 [model, inner], K [fact, inner], R [fact, model]; spec 1.7."""
+    """dW = R^T K (K^T K + weight C)^-1 [model, inner], K [fact, inner], R [fact, model]; method 1.7."""
     k, r, c = keys.double(), residuals.double(), moment.double()
     return torch.linalg.solve(k.T @ k + weight * c, k.T @ r).T
 
@@ -277,12 +277,12 @@ def plain_sweep(
 
 
 def spread(window: Sequence[int]) -> list[Step]:
-    """MEMIT (spec 2.2): each layer takes its share of what is missing at the last; one layer: spec 2.3."""
+    """MEMIT (method 2.2): each layer takes its share of what is missing at the last; one layer: method 2.3."""
     return [(layer, window[-1], len(window) - i) for i, layer in enumerate(window)]
 
 
 def each_its_own(window: Sequence[int]) -> list[Step]:
-    """FE (spec 2.5) and BLUE with both targets from the unedited model (spec 2.4): own target, undivided."""
+    """FE (method 2.5) and BLUE with both targets from the unedited model (method 2.4): own target, undivided."""
     return [(layer, layer, 1.0) for layer in window]
 
 
@@ -295,7 +295,7 @@ def plain_blue_after_first_edit(
     weight: float,
     settings: AnchorSettings = AnchorSettings(),
 ) -> dict[int, Tensor]:
-    """BLUE's official reading (spec 2.4): the last layer's target is optimised once the first is edited."""
+    """BLUE's official reading (method 2.4): the last layer's target is optimised once the first is edited."""
     first, last = window[0], window[-1]
     original = lm.projection(first).weight.detach().clone()  # type: ignore[operator]
     z = plain_anchors(lm, requests, contexts, first, settings).z

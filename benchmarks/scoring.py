@@ -59,7 +59,7 @@ class Plain:
                 yield from self.model(input_ids=ids, use_cache=False).logits
 
     def read(self, prompts: Sequence[str], answers: Sequence[str]) -> list[tuple[float, list[bool]]]:
-        """NLL a token and hits of each answer after each prompt, prompts outermost (spec evaluation 1)."""
+        """NLL a token and hits of each answer after each prompt, prompts outermost (evaluation 1)."""
         fronts = {prompt: self.tokenizer(prompt)["input_ids"] for prompt in prompts}
         ends = {answer: self.tokenizer(" " + answer, add_special_tokens=False)["input_ids"] for answer in answers}
         pairs = [(fronts[prompt], ends[answer]) for prompt in prompts for answer in answers]
@@ -77,7 +77,7 @@ class Plain:
         return [logits[len(row) - 1] for row, logits in zip(rows, self.logits(rows), strict=True)]
 
     def score(self, case: Case, unedited: Sequence[Tensor]) -> Row:
-        """Spec evaluation 1.1, 1.2, 1.4 and 2 for one record."""
+        """Evaluation 1.1, 1.2, 1.4 and 2 for one record."""
         new, true, found = case.fact.target_new, case.target_true, {}
         asked = {"efficacy": [case.fact.text], "generalisation": list(case.paraphrases), "novel": list(case.novel)}
         if not true:

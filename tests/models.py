@@ -153,9 +153,9 @@ TINY_CONTEXTS = (
     "I am told by them. {}",
     "You can see here. {}",
 )
-"""Five prefixes as a model would have made them (spec 1.3)."""
+"""Five prefixes as a model would have made them (method 1.3)."""
 TINY_GROUPS = (("{}",), TINY_CONTEXTS)
-"""The bare prompt is a group of its own, so it is half of every averaged key (spec 1.4)."""
+"""The bare prompt is a group of its own, so it is half of every averaged key (method 1.4)."""
 
 
 @cache

@@ -254,7 +254,7 @@ def configured(solver: Solver, settings: Mapping[str, Mapping[str, Any]]) -> Sol
 
 
 def _checked(kind: Any, value: object, place: str) -> Any:
-    """`value` as the type it is for: `5e-1`, which YAML reads as text, is a number (spec 5.25). Raises BadRecipe."""
+    """`value` as the type it is for: `5e-1`, which YAML reads as text, is a number (method 5.25). Raises BadRecipe."""
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:

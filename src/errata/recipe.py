@@ -23,7 +23,7 @@ WINDOW_LAYERS = 5
 
 @checked(frozen=True, config=_STRICT)
 class StatisticsSettings:
-    """Which text the key statistics come from, and how much of it; None: errata's defaults (spec 1.6)."""
+    """Which text the key statistics come from, and how much of it; None: errata's defaults (method 1.6)."""
 
     corpus: str | None = None
     tokens: int | None = None
@@ -74,7 +74,7 @@ def parse_window(text: str) -> tuple[int, ...]:
 def read_recipe(text: str, where: str) -> Recipe:
     """A recipe from YAML. Raises BadRecipe naming each unknown key (with the nearest known one) or bad value.
 
-    Numbers written as `5e-1`, which YAML reads as text, are numbers (spec 5.25).
+    Numbers written as `5e-1`, which YAML reads as text, are numbers (method 5.25).
     """
     try:
         row = yaml.safe_load(text)

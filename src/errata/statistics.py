@@ -34,7 +34,7 @@ class Half:
 
 @dataclass(frozen=True, eq=False)
 class KeyStatistics:
-    """C = (1/N) sum_t k_t k_t^T over N tokens (spec 1.6): uncentred, normalised by the token count.
+    """C = (1/N) sum_t k_t k_t^T over N tokens (method 1.6): uncentred, normalised by the token count.
 
     moment [inner, inner], float64 or float32; count = N, 0 if unknown; halves: see `convergence`;
     origin: everything that made the value (weights fingerprint, corpus, ...), kept as given.

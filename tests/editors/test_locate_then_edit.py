@@ -90,25 +90,25 @@ def shared() -> dict[str, Store]:
 
 
 @both
-def test_forward_replay_over_one_layer_is_single_layer(family: str) -> None:  # spec 7.6
+def test_forward_replay_over_one_layer_is_single_layer(family: str) -> None:  # method 7.6
     one = RECIPE.with_window((2,))
     assert close(edited(family, "memit+fe", recipe=one), edited(family, "onelayer", recipe=one))
 
 
 @both
-def test_boundary_layers_that_coincide_are_single_layer(family: str) -> None:  # spec 7.8
+def test_boundary_layers_that_coincide_are_single_layer(family: str) -> None:  # method 7.8
     one = RECIPE.with_window((2,))
     assert close(edited(family, "blue", recipe=one), edited(family, "onelayer", recipe=one))
 
 
 @both
-def test_dividing_over_one_layer_divides_by_one(family: str) -> None:  # spec 7.8
+def test_dividing_over_one_layer_divides_by_one(family: str) -> None:  # method 7.8
     one = RECIPE.with_window((2,))
     assert close(edited(family, "memit", recipe=one), edited(family, "memit-whole", recipe=one))
 
 
 @both
-def test_replay_of_an_unmoved_anchor_returns_the_models_own_states(family: str) -> None:  # spec 7.6
+def test_replay_of_an_unmoved_anchor_returns_the_models_own_states(family: str) -> None:  # method 7.6
     decoder = decoder_of(family)
     bare = decoder.tokens.site(FACTS, CONTEXTS).bare
     own = decoder.states(bare, [1, 2, 3])
@@ -117,7 +117,7 @@ def test_replay_of_an_unmoved_anchor_returns_the_models_own_states(family: str) 
 
 
 @both
-def test_replay_does_not_depend_on_what_follows_the_subject(family: str) -> None:  # spec 7.10
+def test_replay_does_not_depend_on_what_follows_the_subject(family: str) -> None:  # method 7.10
     decoder = decoder_of(family)
     site = decoder.tokens.site(FACTS, CONTEXTS)
     held = 1.1 * decoder.states(site.bare, [1])[1]
@@ -135,7 +135,7 @@ def test_the_first_edited_block_moves_exactly_by_the_change_times_the_key(family
     assert torch.allclose(decoder.states(bare, [1])[1] - before, keys @ change.T, rtol=0, atol=1e-10)
 
 
-def test_a_linear_and_an_equal_conv1d_get_transposed_changes() -> None:  # spec 7.9
+def test_a_linear_and_an_equal_conv1d_get_transposed_changes() -> None:  # method 7.9
     conv = decoder_of("gpt2")
     linear = decoder_of("gpt2")
     for block in linear.blocks:
@@ -263,7 +263,7 @@ def test_methods_that_need_the_same_anchors_share_them(monkeypatch: pytest.Monke
 
 
 @both
-def test_the_solve_shrinks_residuals_as_the_keys_say(family: str) -> None:  # spec 7.1, 7.4, on a model's own keys
+def test_the_solve_shrinks_residuals_as_the_keys_say(family: str) -> None:  # method 7.1, 7.4, on a model's own keys
     decoder = decoder_of(family)
     site = decoder.tokens.site(FACTS, CONTEXTS)
     prompts = [prompt.stem for place in site for prompt in place.prompts]
@@ -283,7 +283,7 @@ def test_the_solve_shrinks_residuals_as_the_keys_say(family: str) -> None:  # sp
 
 
 @both
-def test_holding_the_last_target_continues_as_holding_the_first_did(family: str) -> None:  # spec 7.7
+def test_holding_the_last_target_continues_as_holding_the_first_did(family: str) -> None:  # method 7.7
     decoder = decoder_of(family)
     bare = decoder.tokens.site(FACTS, CONTEXTS).bare
     first = 1.2 * decoder.states(bare, [1])[1]

@@ -42,7 +42,7 @@ def mean(values: list[float]) -> float:
 
 
 def expected(decoder: Decoder, case: Case) -> dict[str, float]:
-    """Spec evaluation 1.1, 1.2 and 2, written out for one record."""
+    """Evaluation 1.1, 1.2 and 2, written out for one record."""
     new, true, found = case.fact.target_new, case.target_true, {}
     asked = {
         "efficacy": [case.fact.text],

@@ -42,7 +42,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
 """Recorded run -> our method, and solver settings that differ from the set's own."""
 
 OF_ONE_FACT = ("rome_fact0_layer3", "rome_fact0_spread")
-"""What the FE release calls ROME: EMMET for the first fact alone, over one layer or over all (spec 2.1, 2.6)."""
+"""What the FE release calls ROME: EMMET for the first fact alone, over one layer or over all (method 2.1, 2.6)."""
 SPARSE = {"rect": "rect", "fe_rect": "rect+fe"}
 QUIRK = "blue_memit_covindex_quirk"
 SEQUENCES = {
@@ -207,7 +207,7 @@ def test_updates_for_one_fact(recorded: Recording, run: str) -> None:
 
 
 def test_boundary_layers_where_the_last_is_solved_with_another_layers_moment(recorded: Recording) -> None:
-    """A slip of the published code (spec 5.10): the second of all layers stands in for the second edited one."""
+    """A slip of the published code (method 5.10): the second of all layers stands in for the second edited one."""
     _, second, *_, last = recorded.recipe.window
     slipped = recorded.statistics | {last: recorded.statistics[second]}
     for layer, change in recorded.edit("blue-unedited", statistics=slipped).items():

@@ -29,7 +29,7 @@ def test_the_change_is_that_of_the_dense_formula(facts: int) -> None:
 @pytest.mark.parametrize("facts", [1, 5, 12, 40])
 @pytest.mark.parametrize("gamma", [0.1, 1.0, 7.0])
 def test_with_gamma_it_is_least_squares_at_another_weight(facts: int, gamma: float) -> None:
-    """Spec 7.2."""
+    """Method 7.2."""
     given = system(facts)
     found = solved(EqualityConstrained(15000.0, gamma), given)
     assert relative(found.change, solved(LeastSquares(gamma * 15000.0), given).change) < 1e-12
@@ -37,11 +37,11 @@ def test_with_gamma_it_is_least_squares_at_another_weight(facts: int, gamma: flo
 
 @pytest.mark.parametrize("facts", [1, 5, 12])
 def test_without_gamma_every_fact_is_met_exactly(facts: int) -> None:
-    """Spec 7.3."""
+    """Method 7.3."""
     given = system(facts)
     solution = solved(EqualityConstrained(3.0, gamma=0.0), given)
-    assert relative(given.keys @ solution.change.T, given.residuals) < 1e-11
-    assert solution.residual < 1e-11
+    assert relative(given.keys @ solution.change.T, given.residuals) < 1e-10
+    assert solution.residual < 1e-10
 
 
 def test_no_other_change_that_meets_the_facts_disturbs_less() -> None:

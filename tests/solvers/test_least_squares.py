@@ -54,7 +54,7 @@ def test_the_residual_told_is_about_that_of_the_whole_matrix() -> None:
 
 
 def test_the_residual_shrinks_to_the_unexplained_part() -> None:
-    """Spec 7.4: R - K dW^T = (I + G)^-1 R, with G = K Cp^-1 K^T."""
+    """Method 7.4: R - K dW^T = (I + G)^-1 R, with G = K Cp^-1 K^T."""
     given = system()
     left = given.residuals - given.keys @ solved(LeastSquares(2.0), given).change.T
     gram = given.keys @ torch.linalg.inv(2.0 * C) @ given.keys.T

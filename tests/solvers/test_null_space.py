@@ -24,7 +24,7 @@ def projector(statistics: torch.Tensor = C, threshold: float = THRESHOLD) -> tor
 @pytest.mark.parametrize("facts", [1, 5, 40])
 @pytest.mark.parametrize("sequential", [False, True])
 def test_the_change_is_that_of_the_published_formula(facts: int, sequential: bool) -> None:
-    """(P (K^T K + B) + ridge * I)^-1 P K^T R, not symmetric (spec 2.11)."""
+    """(P (K^T K + B) + ridge * I)^-1 P K^T R, not symmetric (method 2.11)."""
     given, p = system(facts), projector()
     past = moment(seed=9) if sequential else torch.zeros(12, 12, dtype=torch.float64)
     expected = torch.linalg.solve(
@@ -57,7 +57,7 @@ def test_without_a_ridge_to_speak_of_the_projected_keys_are_met_exactly() -> Non
 
 
 def test_where_the_keys_avoid_what_is_preserved_it_is_ridge_regression() -> None:
-    """Spec 7.5, threshold beyond every direction the keys have."""
+    """Method 7.5, threshold beyond every direction the keys have."""
     p = projector(threshold=float(torch.linalg.eigvalsh(C)[-1]))  # all but the largest
     given = replace(system(), keys=system().keys @ p)
     solver = NullSpace(float(torch.linalg.eigvalsh(C)[-1]), ridge=2.0)

@@ -13,7 +13,7 @@ C = moment()
 
 
 def one_after_another(solver: RankOne, facts: int = 4, bare: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    """The change of one solve, and that of ROME's own loop with an explicit inverse (spec 2.1)."""
+    """The change of one solve, and that of ROME's own loop with an explicit inverse (method 2.1)."""
     given = system(facts)
     given = replace(given, bare_keys=given.keys + 0.3 * normal(facts, 12, seed=40))
     meeting = given.bare_keys if bare else given.keys
@@ -35,7 +35,7 @@ def test_it_is_romes_loop_over_the_facts(adjusted: bool, divisor: str, facts: in
 
 
 def test_one_fact_is_the_exact_constraint() -> None:
-    """Spec 7.3."""
+    """Method 7.3."""
     given = system(1)
     exact = EqualityConstrained(gamma=0.0)
     change = RankOne().solve(given, RankOne().prepare(C)).change

@@ -16,7 +16,7 @@ SMALL = replace(system(), weight=0.35 * system().weight)
 
 
 def dense_svd(change: torch.Tensor, weight: torch.Tensor, how: str, base: float = math.e) -> torch.Tensor:
-    """Spec 2.9 with a whole singular value decomposition."""
+    """Method 2.9 with a whole singular value decomposition."""
     u, s, vh = torch.linalg.svd(change, full_matrices=False)
     limit = torch.linalg.svdvals(weight)[0]
     drawn = (s + limit) / 2 if how == "linear" else (s.log() - limit.log()) / math.log(base) + limit
@@ -45,7 +45,7 @@ def test_the_published_logarithm_enlarges_where_the_weight_is_below_its_bend() -
 
 @pytest.mark.parametrize("when", ["per_batch", "on_total"])
 def test_a_change_smaller_than_the_weight_passes_as_it_is(when: str) -> None:
-    """Spec 7.8."""
+    """Method 7.8."""
     solver = Restrained(HOST, when=when)  # type: ignore[arg-type]
     large = replace(SMALL, weight=1e3 * SMALL.weight)
     full = HOST.solve(large, HOST.prepare(C)).change
@@ -62,7 +62,7 @@ def test_on_the_total_the_batches_are_dense_and_the_end_is_restrained_against_th
 
 
 def test_on_the_total_no_change_is_ever_added_twice() -> None:
-    """The published script leaves W + D + f(D); here it is W + f(D) (spec 2.9)."""
+    """The published script leaves W + D + f(D); here it is W + f(D) (method 2.9)."""
     solver, weight = Restrained(HOST, when="on_total"), SMALL.weight
     first, second = normal(4, 12, seed=3), normal(4, 12, seed=4)
     edited = weight + first + second

@@ -21,7 +21,7 @@ def sparse(solver: Sparsified) -> torch.Tensor:
 
 @pytest.mark.parametrize("criterion", ["absolute", "relative"])
 def test_keeping_everything_is_the_identity(criterion: str) -> None:
-    """Spec 7.8."""
+    """Method 7.8."""
     assert torch.equal(sparse(Sparsified(HOST, 1.0, criterion)), dense())  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""The solvers' identities (spec 7) through whole edits: keys of a model, several layers, several batches."""
+"""The solvers' identities (method 7) through whole edits: keys of a model, several layers, several batches."""
 
 from __future__ import annotations
 
@@ -77,13 +77,13 @@ def close(left: dict[int, Tensor], right: dict[int, Tensor], tolerance: float = 
 @host
 def test_equality_softened_by_gamma_is_least_squares_at_another_weight(
     family: str, construction: TargetConstruction
-) -> None:  # spec 7.2
+) -> None:  # method 7.2
     soft = edited(family, construction, EqualityConstrained(2.0, 0.1, 0.05))
     assert close(soft, edited(family, construction, LeastSquares(0.2, 0.005)))
 
 
 @both
-def test_equality_moves_the_averaged_keys_alike_whatever_is_preserved(family: str) -> None:  # spec 7.3
+def test_equality_moves_the_averaged_keys_alike_whatever_is_preserved(family: str) -> None:  # method 7.3
     decoder = DECODERS[family]
     decoder.restore()
     prompts = [prompt.stem for place in decoder.tokens.site(FACTS, CONTEXTS) for prompt in place.prompts]
@@ -94,7 +94,7 @@ def test_equality_moves_the_averaged_keys_alike_whatever_is_preserved(family: st
 
 
 @both
-def test_one_fact_under_equality_is_the_rank_one_change_with_a_consistent_key(family: str) -> None:  # spec 7.3
+def test_one_fact_under_equality_is_the_rank_one_change_with_a_consistent_key(family: str) -> None:  # method 7.3
     exact = edited(family, SingleLayer(), EqualityConstrained(1.0, 0.0, 0.01), facts=FACTS[:1])
     assert close(exact, edited(family, SingleLayer(), RankOne(ridge=0.01), facts=FACTS[:1]))
     assert torch.linalg.matrix_rank(exact[3], rtol=1e-9) == 1
@@ -104,7 +104,7 @@ def test_one_fact_under_equality_is_the_rank_one_change_with_a_consistent_key(fa
 @pytest.mark.parametrize("construction", [SingleLayer(), SingleProjection()], ids=["block", "projection"])
 def test_the_original_divisor_brings_the_bare_prompt_to_its_target_and_the_consistent_one_does_not(
     family: str, construction: TargetConstruction
-) -> None:  # spec 2.1
+) -> None:  # method 2.1
     original, consistent = (
         outcome_of(family, construction, RankOne(divisor=divisor, ridge=0.01), batch=1).ledger.rows
         for divisor in ("bare", "averaged")
@@ -123,7 +123,7 @@ def test_the_original_divisor_brings_the_bare_prompt_to_its_target_and_the_consi
 @host
 def test_null_space_changes_lie_in_it_and_reach_their_targets_if_nothing_else_holds_them(
     family: str, construction: TargetConstruction
-) -> None:  # spec 7.5
+) -> None:  # method 7.5
     solver = NullSpace(threshold=0.3, ridge=1e-10)
     outcome = outcome_of(family, construction, solver, contexts=Contexts())
     moments = editor_of(outcome.decoder, "memit").statistics()
@@ -137,7 +137,7 @@ def test_null_space_changes_lie_in_it_and_reach_their_targets_if_nothing_else_ho
 
 
 @both
-def test_restraint_that_is_never_needed_changes_nothing(family: str) -> None:  # spec 7.8
+def test_restraint_that_is_never_needed_changes_nothing(family: str) -> None:  # method 7.8
     plain = edited(family, ForwardReplay(), LeastSquares(3e4))
     weights = [DECODERS[family].original(layer) for layer in (1, 2, 3)]
     norms = [torch.linalg.matrix_norm(matrix, 2) for matrix in weights]
@@ -147,7 +147,7 @@ def test_restraint_that_is_never_needed_changes_nothing(family: str) -> None:  #
 
 
 @both
-def test_sparsifying_that_keeps_everything_changes_nothing(family: str) -> None:  # spec 7.8
+def test_sparsifying_that_keeps_everything_changes_nothing(family: str) -> None:  # method 7.8
     plain = edited(family, ForwardReplay(), HOST)
     for when in ("per_layer", "after_all"):
         assert close(edited(family, ForwardReplay(), Sparsified(HOST, 1.0, when=when)), plain, 1e-15)
@@ -161,7 +161,7 @@ def test_sparsifying_that_keeps_everything_changes_nothing(family: str) -> None:
 )
 def test_what_is_altered_in_the_end_replaces_the_change_of_all_batches_and_is_never_added_to_it(
     family: str, wrapped: Restrained | Sparsified
-) -> None:  # spec 2.8, 2.9
+) -> None:  # method 2.8, 2.9
     dense = edited(family, ForwardReplay(), wrapped.solver, recipe=STRONG, batch=2)
     outcome = outcome_of(family, ForwardReplay(), wrapped, recipe=STRONG, batch=2)
     altered = 0

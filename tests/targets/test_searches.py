@@ -62,7 +62,7 @@ def output(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[No
 
 
 def plain(decoder: Decoder, fact: Fact, search: Search) -> Tensor:
-    """z of one fact by the whole model, literal padding and autograd through everything (spec 1.5, 2.1, 2.10, 2.13)."""
+    """z of one fact by the whole model, literal padding, autograd through all (method 1.5, 2.1, 2.10, 2.13)."""
     tokens, model = decoder.tokens, decoder.model
     target = tokens.answer(fact.target_new)
     prompts = [template.replace("{}", fact.prompt) for template in CONTEXTS.templates]

@@ -41,7 +41,7 @@ from errata.report.tables import answer_grid, health_grid, residual_grid, second
 
 
 class Sought(StrEnum):
-    """Where targets are sought; spec 5.23."""
+    """Where targets are sought; method 5.23."""
 
     current = "current"
     original = "original"

@@ -1,4 +1,4 @@
-"""Context prefixes, sampled from the unedited model (spec 1.3)."""
+"""Context prefixes, sampled from the unedited model (method 1.3)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def generate_contexts(decoder: Decoder, seed: int, tokens: int = 10, top: int = 
     """The bare prompt, and one group of five sampled beginnings followed by '. {}'.
 
     Each begins with a start word and is continued by sampling the `top` likeliest tokens, renormalised, until it
-    has `tokens` tokens, specials included. The text is decoded without specials, so BOS stays single (spec 5.13).
+    has `tokens` tokens, specials included. The text is decoded without specials, so BOS stays single (method 5.13).
     """
     generator = torch.Generator().manual_seed(seed)
     return Contexts((("{}",), tuple(_sampled(decoder, generator, start, tokens, top) for start in STARTS)))
@@ -26,7 +26,7 @@ def generate_contexts(decoder: Decoder, seed: int, tokens: int = 10, top: int = 
 def generate_flat_contexts(decoder: Decoder, seed: int, lengths: Sequence[int] = (5, 10), each: int = 2) -> Contexts:
     """One group of the bare prompt and `each` samples of every start word and length: 21, all weighing alike.
 
-    ROME's, by the start words that EasyEdit uses; kmeng01/rome begins all twenty with `<|endoftext|>` (spec 1.3).
+    ROME's, by the start words that EasyEdit uses; kmeng01/rome begins all twenty with `<|endoftext|>` (method 1.3).
     """
     generator = torch.Generator().manual_seed(seed)
     wanted = [(tokens, start) for tokens in lengths for start in STARTS for _ in range(each)]

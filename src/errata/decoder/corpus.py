@@ -1,4 +1,4 @@
-"""Text to key statistics: all layers of a window in one pass that stops after the last of them (spec 1.6)."""
+"""Text to key statistics: all layers of a window in one pass that stops after the last of them (method 1.6)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from errata.fleet import SOLO, Fleet
 from errata.statistics import Accumulator, KeyStatistics
 
 TOKENS_PER_DIMENSION = 10
-"""Default sample: this many tokens for each entry of a key (spec evaluation 8.3)."""
+"""Default sample: this many tokens for each entry of a key (evaluation 8.3)."""
 
 
 @dataclass(frozen=True)

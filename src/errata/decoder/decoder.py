@@ -489,7 +489,7 @@ class Decoder:
         return (weight.T if self._is_transposed(name) else weight).to(self._parameter(name).dtype)
 
     def lens(self, hidden: Float[Tensor, "... model"]) -> Float[Tensor, "... vocabulary"]:
-        """Logits if a hidden state of any block were the last block's (spec 5.30): final norm, head, and whatever
+        """Logits if a hidden state of any block were the last block's (method 5.30): final norm, head, and whatever
         scale or cap the model puts on its logits, all run by the model itself.
         """
         rows = hidden.reshape(-1, 1, hidden.shape[-1])

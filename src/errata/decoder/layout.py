@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from errata.errors import UnsupportedModel
 
 Space = Literal["block", "mlp"]
-"""What is meant by a layer's state: its block's output, or its down-projection's (spec 5.1)."""
+"""What is meant by a layer's state: its block's output, or its down-projection's (method 5.1)."""
 
 
 @dataclass(frozen=True)

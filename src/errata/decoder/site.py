@@ -1,7 +1,7 @@
 """Site: where each fact sits in its prompts. Token ids, the decisive token, and context prefixes.
 
 The decisive token is the last sub-token of the subject. It is found by character offsets and checked against
-the prefix-length rule of spec 1.2; the two disagree exactly if a token spans the subject's end.
+the prefix-length rule of method 1.2; the two disagree exactly if a token spans the subject's end.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from errata.errors import SubjectNotFound, UnusableFacts
 from errata.fact import Fact
 
 ESSENCE = "{} is a"
-"""The prompt on which a fact's anchor must not change what the subject is (spec 1.5)."""
+"""The prompt on which a fact's anchor must not change what the subject is (method 1.5)."""
 
 
 @dataclass(frozen=True)
 class Contexts:
-    """Templates with one `{}` for the whole prompt, in groups that weigh alike in a key (spec 1.3, 1.4)."""
+    """Templates with one `{}` for the whole prompt, in groups that weigh alike in a key (method 1.3, 1.4)."""
 
     groups: tuple[tuple[str, ...], ...] = (("{}",),)
 
@@ -81,7 +81,7 @@ class Site:
 
     @property
     def at_start(self) -> list[int]:
-        """Facts whose decisive token is the very first of the bare prompt (spec 5.18).
+        """Facts whose decisive token is the very first of the bare prompt (method 5.18).
 
         Without a BOS that position is an attention sink with an outlying state, and edits there misbehave.
         """
@@ -108,7 +108,7 @@ class Tokens:
         return list(self.tokenizer(text, add_special_tokens=specials)["input_ids"])
 
     def _clean(self, text: str) -> str:
-        while self._bos_text and text.startswith(self._bos_text):  # spec 5.13: never two BOS
+        while self._bos_text and text.startswith(self._bos_text):  # method 5.13: never two BOS
             text = text[len(self._bos_text) :]
         return text
 
@@ -123,7 +123,7 @@ class Tokens:
         return [list(row[: len(row) - self._behind]) for row in rows]
 
     def answer(self, text: str) -> list[int]:
-        """Ids of one space and the answer, as they continue a text; no specials (spec 1.1, 5.15, 5.16)."""
+        """Ids of one space and the answer, as they continue a text; no specials (method 1.1, 5.15, 5.16)."""
         text = " " + text.strip()
         before, joint = self._encode("a", specials=False), self._encode("a" + text, specials=False)
         if joint[: len(before)] == before:
@@ -172,7 +172,7 @@ class Tokens:
         return Site(tuple(facts), contexts, tuple(places))
 
     def _place(self, fact: Fact, contexts: Contexts) -> FactSite:
-        # Plain replacement, not str.format: prompts and generated text may hold braces (spec 1.3).
+        # Plain replacement, not str.format: prompts and generated text may hold braces (method 1.3).
         prompts = (template.replace("{}", fact.prompt, 1) for template in contexts.templates)
         return FactSite(
             prompts=tuple(self.locate(prompt, fact.subject) for prompt in prompts),

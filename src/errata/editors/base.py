@@ -37,7 +37,7 @@ DELTA, KEYS, MANIFEST, CARD = "edit.safetensors", "keys.safetensors", "manifest.
 
 @dataclass(frozen=True)
 class LedgerRow:
-    """One step of a sweep. Residuals are means over facts of |z - h| now over |z - h| at first (spec 6.2)."""
+    """One step of a sweep. Residuals are means over facts of |z - h| now over |z - h| at first (method 6.2)."""
 
     batch: int
     edit: int

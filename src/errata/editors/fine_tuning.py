@@ -27,7 +27,7 @@ CHECKPOINT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class FineTuning(Pipeline):
-    """Adam on the answers of all facts, in shuffled mini-batches, epoch after epoch (spec 2.14, 2.17).
+    """Adam on the answers of all facts, in shuffled mini-batches, epoch after epoch (method 2.14, 2.17).
 
     FT-M: one batch after another in the order given, with or without `norm_constraint`. LocFT-BF: one layer, large
     shuffled batches, `eos` (without it free generation runs on behind the answer).
@@ -206,7 +206,7 @@ class _Training:
 
     @torch.no_grad()
     def constrain(self) -> None:
-        """Clamp every weight to [W0 - eps, W0 + eps] (spec 2.14)."""
+        """Clamp every weight to [W0 - eps, W0 + eps] (method 2.14)."""
         if (limit := self.settings.norm_constraint) is not None:
             for name, weight in self.weights.items():
                 weight.copy_(torch.clamp(weight, self.originals[name] - limit, self.originals[name] + limit))

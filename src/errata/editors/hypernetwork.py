@@ -1,4 +1,4 @@
-"""Hypernetwork: what turns the keys and gradients of facts into changes of weights (spec 2.16)."""
+"""Hypernetwork: what turns the keys and gradients of facts into changes of weights (method 2.16)."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Shaper(nn.Module):
         self.count.copy_(total)
 
     def forward(self, keys: Tensor, gradients: Tensor, module: int) -> Float[Tensor, "token out"]:
-        """v = - rate <k, k~> g~ with (k~, g~) the network's pair (spec 2.16)."""
+        """v = - rate <k, k~> g~ with (k~, g~) the network's pair (method 2.16)."""
         deviation = (self.spread / (self.count - 1).clamp_min(1)).sqrt()
         # Gradients may be far below 1e-7, so the floor only keeps constant entries from dividing by zero.
         y = (torch.cat([keys, gradients], -1) - self.mean) / deviation.clamp_min(torch.finfo(keys.dtype).tiny)
@@ -127,7 +127,7 @@ class Network(nn.Module):
     def shift(
         self, name: str, keys: Float[Tensor, "token in"], gradients: Float[Tensor, "token out"]
     ) -> Float[Tensor, "out in"]:
-        """S^T with S = (K^T K + exp(lamda) I)^-1 K^T V, by way of the token x token system (spec 2.16)."""
+        """S^T with S = (K^T K + exp(lamda) I)^-1 K^T V, by way of the token x token system (method 2.16)."""
         shaper, i = self.place[name]
         values = shaper(keys, gradients, i)
         ridge = shaper.log_ridge[i].exp() * torch.eye(len(keys), dtype=keys.dtype, device=keys.device)

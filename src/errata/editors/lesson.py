@@ -34,7 +34,7 @@ class Lesson:
 
     @classmethod
     def of(cls, decoder: Decoder, text: str, answer: str, end: bool = False) -> Lesson:
-        """Ids are concatenated (spec 5.15); `end` adds the end-of-text token to the answer. Raises ModelError."""
+        """Ids are concatenated (method 5.15); `end` adds the end-of-text token to the answer. Raises ModelError."""
         behind = [decoder.tokenizer.eos_token_id] if end else []
         if None in behind:
             raise ModelError(f"the tokenizer of {decoder.name} has no end-of-text token to teach; set eos=False")
@@ -79,6 +79,6 @@ def lesson_means(values: Float[Tensor, " place"], lessons: Sequence[Lesson]) -> 
 
 
 def answer_losses(log_p: Float[Tensor, "place vocabulary"], lessons: Sequence[Lesson]) -> Float[Tensor, " lesson"]:
-    """-(1/T) sum_j log P(answer_j | prompt, answer_<j) of each lesson (spec 2.14, FT-M)."""
+    """-(1/T) sum_j log P(answer_j | prompt, answer_<j) of each lesson (method 2.14, FT-M)."""
     targets = torch.tensor([token for lesson in lessons for token in lesson.answer], device=log_p.device)
     return -lesson_means(log_p.gather(-1, targets[:, None])[:, 0], lessons)

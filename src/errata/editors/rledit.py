@@ -31,7 +31,7 @@ Weights = dict[str, Float[Tensor, "out in"]]
 
 @dataclass(frozen=True)
 class RLEdit(Pipeline):
-    """Train a hypernetwork once per model (`fit`), then edit in one pass per batch (`edit`) (spec 2.16).
+    """Train a hypernetwork once per model (`fit`), then edit in one pass per batch (`edit`) (method 2.16).
 
     modules: linear modules of a block, by path; None: those that feed the down-projection, which are the gate and up
     projections in models of Llama's kind.
@@ -232,7 +232,7 @@ class _Training:
         return [self.practice[i] for i in order[k * size : (k + 1) * size]]
 
     def step(self) -> None:
-        """Shift the weights for one batch and add what the shift did to the network's gradient (spec 2.16)."""
+        """Shift the weights for one batch and add what the shift did to the network's gradient (method 2.16)."""
         settings = self.settings
         epoch, k = divmod(self.done, self.length)
         facts = [one.fact for one in self.batch(epoch, k)]
@@ -247,7 +247,7 @@ class _Training:
         surrogate = torch.stack([(shifts[n] * gradients[n]).sum() for n in shifts]).sum()
         size = torch.stack([shift.square().sum() for shift in shifts.values()]).sum()
         (surrogate + settings.regulariser * size).backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), settings.max_grad_norm)  # spec 2.16: each time, on the sum
+        nn.utils.clip_grad_norm_(self.network.parameters(), settings.max_grad_norm)  # method 2.16: on the sum
         self.weights = shifted
         self.done += 1
         if self.done % self.length == 0:

@@ -20,8 +20,8 @@ class Schedule:
 
     batch: facts edited together; None is all at once, 1 is one after another.
     targets: "current" seeks each batch's targets on the model as edited so far (MEMIT, AlphaEdit); "original" seeks
-    all of them on the unedited model beforehand (FE's published code), also where an edit is gone on from; spec 5.23.
-    remember: whether keys of earlier batches are preserved too (spec 1.8). A layer's keys depend on the layers
+    all of them on the unedited model beforehand (FE's published code), also where an edit is gone on from; method 5.23.
+    remember: whether keys of earlier batches are preserved too (method 1.8). A layer's keys depend on the layers
     before it alone, so those of the solve and those of the fully edited model are the same.
     The last two mean nothing to editors without targets and keys.
     """

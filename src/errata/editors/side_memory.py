@@ -3,7 +3,7 @@
 How a sequence is routed. The memory's distance is read on the sequence's prompt and the decision then holds for all
 of its tokens, also while it is continued from a cache. The published code decides once per batch, anew at every
 generated token: answers then depend on the neighbours in the batch, and a sequence may change its mind half-way
-through an answer (spec 2.15). Training measures distance on prompts too, so that the recorded distances, which make
+through an answer (method 2.15). Training measures distance on prompts too, so that the recorded distances, which make
 the thresholds, are of the kind that routing meets. In teacher-forced scoring the prompt is what comes before the
 first wanted position, so that an answer is scored under the decision that generation would make.
 """
@@ -29,7 +29,7 @@ from errata.errors import StoreError
 
 MEMORY, KIND = "memory.safetensors", "errata.SideMemory"
 LONG = 100
-"""Prompts of more tokens than this are judged by their farthest token, not by the mean (spec 2.15)."""
+"""Prompts of more tokens than this are judged by their farthest token, not by the mean (method 2.15)."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def beside(
 def distances(
     inputs: Tensor, output: Tensor, change: Tensor, prompt: Bool[Tensor, "batch token"], activation: str
 ) -> Float[Tensor, " batch"]:
-    """dist(x) = mean over prompt tokens of |act(W' x) - act(W x)|_2 (spec 2.15); the maximum in long prompts."""
+    """dist(x) = mean over prompt tokens of |act(W' x) - act(W x)|_2 (method 2.15); the maximum in long prompts."""
     act = ACT2FN[activation]
     moved = act(beside(inputs, output, change)) - act(output.to(change.dtype))
     size = torch.linalg.vector_norm(moved, dim=-1) * prompt

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from errata.editors.locate_then_edit import LocateThenEdit
 
 Kept = dict[int, Float[Tensor, "fact inner"]]
-"""Layer -> the keys of all facts edited so far; K^T K is the B of spec 1.8."""
+"""Layer -> the keys of all facts edited so far; K^T K is the B of method 1.8."""
 
 FLUSH_SECONDS = 2.0
 ARRIVED = 1e-4
@@ -352,7 +352,7 @@ class Sweeps:
 
 
 def averaged(keys: Float[Tensor, "prompt inner"], contexts: Contexts) -> Float[Tensor, "fact inner"]:
-    """Keys of all prompts, context by context within each fact, to one key per fact: the two-level mean (spec 1.4)."""
+    """Keys of all prompts, context by context within each fact, to one key per fact: a two-level mean (method 1.4)."""
     weights = torch.tensor(contexts.weights, dtype=keys.dtype, device=keys.device)
     by_fact = keys.unflatten(0, (len(keys) // len(weights), len(weights)))
     return torch.einsum("c,fci->fi", weights, by_fact)

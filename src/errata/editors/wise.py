@@ -1,4 +1,4 @@
-"""WISE: facts are learnt one after another in a side memory beside one down-projection (spec 2.15)."""
+"""WISE: facts are learnt one after another in a side memory beside one down-projection (method 2.15)."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ LENGTHS = (5, 10)
 SENTENCES = 50
 """At most so many sentences are generated for locality; facts share them in turn."""
 NEW, OLD = 0.4, 0.6
-"""Weights of the new memories together, and of what they are merged into (spec 2.15)."""
+"""Weights of the new memories together, and of what they are merged into (method 2.15)."""
 CHECKPOINT_SECONDS = 60.0
 
 
 def margin_loss(
     inside: Float[Tensor, " row"], outside: Float[Tensor, " sentence"], margins: tuple[float, float, float]
 ) -> Tensor:
-    """mean_+(out - in + gamma) + mean_+(out - alpha) + mean_+(beta - in), margins (alpha, beta, gamma) (spec 2.15)."""
+    """mean_+(out - in + gamma) + mean_+(out - alpha) + mean_+(beta - in), (alpha, beta, gamma) (method 2.15)."""
     alpha, beta, gamma = margins
     return _hinge(outside[:, None] - inside + gamma) + _hinge(outside - alpha) + _hinge(beta - inside)
 
@@ -73,7 +73,7 @@ def trimmed(change: Tensor, density: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Wise(Pipeline):
-    """One fact after another is learnt by a side weight, which must stay near the original elsewhere (spec 2.15).
+    """One fact after another is learnt by a side weight, which must stay near the original elsewhere (method 2.15).
 
     margins: (alpha, beta, gamma) of the distance, in the units of the layer's output.
     act_ratio: a side is used from this share of the least distance among its facts on.
@@ -301,7 +301,7 @@ class _Learner:
         self.losses = state["losses"].tolist()
 
     def sides(self) -> tuple[Side, ...]:
-        """All memories with thresholds: each its own, or without retrieval the same for all (spec 2.15)."""
+        """All memories with thresholds: each its own, or without retrieval the same for all (method 2.15)."""
         memories = [*self.merged, *self.finished]
         if self.least < inf:
             memories.append(_Memory(self.change, self.least))

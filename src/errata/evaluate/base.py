@@ -67,7 +67,7 @@ class Case:
 
     @property
     def protocol(self) -> str:
-        """MCF compares two answers; a case without a true answer is scored as ZsRE (spec evaluation 1.2)."""
+        """MCF compares two answers; a case without a true answer is scored as ZsRE (evaluation 1.2)."""
         return MCF if self.target_true else ZSRE
 
     def wordings(self, kind: str) -> tuple[str, ...]:
@@ -76,7 +76,7 @@ class Case:
             return (self.fact.text,)
         if kind == "novel":
             return self.novel
-        if kind == "generalisation":  # spec evaluation 1.2: ZsRE uses the first paraphrase only
+        if kind == "generalisation":  # evaluation 1.2: ZsRE uses the first paraphrase only
             return self.paraphrases if self.protocol == MCF else self.paraphrases[:1]
         raise ValueError(f"kind of wording {kind!r}; expected 'efficacy', 'generalisation' or 'novel'")
 
@@ -196,7 +196,7 @@ def evaluate(
 
     A probe that no case has prompts for gives no score; `Scores.missing` says which, and what the cases lack.
 
-    The unedited model's own scores (always worth printing beside, spec evaluation 7.15):
+    The unedited model's own scores (always worth printing beside, evaluation 7.15):
 
         with decoder.unedited():
             before = evaluate(decoder, cases, probes)

@@ -15,7 +15,7 @@ from errata.evaluate.recall import Reading, Recall
 class Success(Probe):
     """MCF: [nll(new) < nll(true)], a tie is a failure. ZsRE: share of answer tokens that are the argmax.
 
-    Source: spec evaluation 1.1, 1.2. Two definitions under one published name; the protocol tells which.
+    Source: evaluation 1.1, 1.2. Two definitions under one published name; the protocol tells which.
     """
 
     kind: str
@@ -38,7 +38,7 @@ class Success(Probe):
 
 @dataclass(frozen=True)
 class Accuracy(Probe):
-    """[argmax at every answer position == token of the new target], strict. Source: spec evaluation 1.1, 1.2."""
+    """[argmax at every answer position == token of the new target], strict. Source: evaluation 1.1, 1.2."""
 
     kind: str
 
@@ -58,7 +58,7 @@ class Accuracy(Probe):
 
 @dataclass(frozen=True)
 class Difference(Probe):
-    """exp(-nll(new)) - exp(-nll(true)), MCF only. Source: spec evaluation 1.1 (`diff`), 2 (EM, PM)."""
+    """exp(-nll(new)) - exp(-nll(true)), MCF only. Source: evaluation 1.1 (`diff`), 2 (EM, PM)."""
 
     kind: str
     unit = "probability"
@@ -81,7 +81,7 @@ class Difference(Probe):
 class AmongSubjects(Probe):
     """Another probe's score over the cases whose subject is edited once, or more than once.
 
-    Facts that share a subject have similar keys and disturb each other. Source: spec evaluation 7.13.
+    Facts that share a subject have similar keys and disturb each other. Source: evaluation 7.13.
     """
 
     probe: Probe

@@ -18,7 +18,7 @@ from errata.evaluate.base import Progress, Question
 class Continuation(Question):
     """The text that begins with `prompt`: each token drawn from the `top` likeliest, `length` tokens with the prompt.
 
-    Nothing ends it early (spec evaluation 2). The random numbers follow from `seed` and the prompt alone: a text
+    Nothing ends it early (evaluation 2). The random numbers follow from `seed` and the prompt alone: a text
     does not depend on its batch, and the unedited and the edited model are given the same numbers.
     """
 

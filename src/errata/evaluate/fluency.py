@@ -32,7 +32,7 @@ def entropy(tokens: Sequence[str], n: int) -> float:
 
 
 def n_gram_entropy(tokens: Sequence[str]) -> float:
-    """(2/3 H2 + 4/3 H3) / 2: bigram and trigram entropy, in bits. Source: spec evaluation 2 (GE, there x100)."""
+    """(2/3 H2 + 4/3 H3) / 2: bigram and trigram entropy, in bits. Source: evaluation 2 (GE, there x100)."""
     return fmean(weight * entropy(tokens, n) for n, weight in _WEIGHTS)
 
 
@@ -77,7 +77,7 @@ class Fluency(_FreeText):
 class Consistency(_FreeText):
     """Cosine of the TF-IDF vectors of a case's free texts, joined, and of its reference texts, joined.
 
-    Source: spec evaluation 2 (RS). `vectors` None fits the document frequencies on the reference texts of the
+    Source: evaluation 2 (RS). `vectors` None fits the document frequencies on the reference texts of the
     cases at hand; `TfIdf.read` takes the published ones. Needs scikit-learn (`errata[text]`).
     """
 

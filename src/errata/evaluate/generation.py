@@ -23,7 +23,7 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 class SaysExactly(Question):
     """Are the first T ids generated after `prompt` the T ids of the answer? Nothing is looked at after them.
 
-    The paper's "free-form" accuracy, which equals teacher-forced accuracy (spec evaluation 1.3).
+    The paper's "free-form" accuracy, which equals teacher-forced accuracy (evaluation 1.3).
     """
 
     prompt: str
@@ -49,7 +49,7 @@ class SaysExactly(Question):
 class SaysAndStops(Question):
     """Is what is said up to ".", a newline or the end-of-text token the answer, after normalisation?
 
-    A model that says the answer and goes on talking fails (spec evaluation 3, 8.2). A stop inside the answer
+    A model that says the answer and goes on talking fails (evaluation 3, 8.2). A stop inside the answer
     itself ("St. Louis") does not count as a stop while the text still follows the answer.
     """
 

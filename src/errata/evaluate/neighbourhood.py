@@ -11,7 +11,7 @@ from errata.evaluate.recall import Reading, Recall
 
 
 def known(case: Case) -> list[tuple[str, str]]:
-    """Neighbourhood prompts with their true answers; for ZsRE the first only (spec evaluation 1.2)."""
+    """Neighbourhood prompts with their true answers; for ZsRE the first only (evaluation 1.2)."""
     if case.neighbourhood_answers:
         pairs = [p for p in zip(case.neighbourhood, case.neighbourhood_answers, strict=True) if p[1]]
         return pairs if case.protocol == MCF else pairs[:1]
@@ -32,7 +32,7 @@ class _Neighbours(Probe):
 class NeighbourhoodSuccess(_Neighbours):
     """NS. MCF: [nll(true) < nll(new)], a tie is a failure. ZsRE: share of answer tokens that are the argmax.
 
-    Source: spec evaluation 2.
+    Source: evaluation 2.
     """
 
     name = "neighbourhood_success"
@@ -45,7 +45,7 @@ class NeighbourhoodSuccess(_Neighbours):
 
 @dataclass(frozen=True)
 class NeighbourhoodAccuracy(_Neighbours):
-    """[argmax at every answer position == token of the true answer], strict. Source: spec evaluation 2."""
+    """[argmax at every answer position == token of the true answer], strict. Source: evaluation 2."""
 
     name = "neighbourhood_accuracy"
 
@@ -58,7 +58,7 @@ class NeighbourhoodAccuracy(_Neighbours):
 
 @dataclass(frozen=True)
 class NeighbourhoodDifference(_Neighbours):
-    """exp(-nll(true)) - exp(-nll(new)), MCF only. Source: spec evaluation 2 (NM)."""
+    """exp(-nll(true)) - exp(-nll(new)), MCF only. Source: evaluation 2 (NM)."""
 
     name = "neighbourhood_diff"
     unit = "probability"

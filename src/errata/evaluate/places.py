@@ -40,7 +40,7 @@ class Seen:
 class Places(Question):
     """What a model says after `prompt`, and after each token of `answer` but the last.
 
-    Ids of a text are those of the prompt followed by those of " " + answer (spec evaluation 1, 1.2).
+    Ids of a text are those of the prompt followed by those of " " + answer (evaluation 1, 1.2).
     """
 
     told: ClassVar[str]

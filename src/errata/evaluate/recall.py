@@ -24,7 +24,7 @@ class Reading:
 
     @property
     def nll(self) -> float:
-        """-(1/T) sum_j log P(y_j | p, y_<j). Source: spec evaluation 1."""
+        """-(1/T) sum_j log P(y_j | p, y_<j). Source: evaluation 1."""
         return -sum(self.log_probabilities) / len(self.log_probabilities)
 
     @property
@@ -39,7 +39,7 @@ class Reading:
 
     @property
     def exact(self) -> bool:
-        """Every token is the argmax: greedy decoding would say exactly this (spec evaluation 1.3)."""
+        """Every token is the argmax: greedy decoding would say exactly this (evaluation 1.3)."""
         return all(self.hits)
 
 

@@ -22,7 +22,7 @@ class Unmoved(Question):
     """Share of the answer's places where the edited model's argmax is the unedited model's.
 
     Both read the answer after `prompt`; whether either says it does not matter, the answer only fixes the places
-    (spec evaluation 3).
+    (evaluation 3).
     """
 
     prompt: str
@@ -66,7 +66,7 @@ class _Ripple(Probe):
         return f"{self.family} prompts with answers{f' of kind {self.kind!r}' if self.kind else ''}"
 
     def checks(self, case: Case) -> list[Check]:
-        """The case's prompts of this kind. Those without an answer are not asked (spec evaluation 3)."""
+        """The case's prompts of this kind. Those without an answer are not asked (evaluation 3)."""
         every: tuple[Check, ...] = getattr(case, self.family)
         return [check for check in every if check.answer.strip() and self.kind in (None, check.kind)]
 
@@ -82,7 +82,7 @@ class _Ripple(Probe):
 class Portability(_Ripple):
     """Share of answer tokens that are the argmax, teacher-forced, on what follows from the new fact.
 
-    EasyEdit's `token_em` (spec evaluation 3), on joined ids and without padding.
+    EasyEdit's `token_em` (evaluation 3), on joined ids and without padding.
     """
 
     family = "portability"
@@ -101,7 +101,7 @@ class Portability(_Ripple):
 class Locality(_Ripple):
     """Share of answer places where the argmax is what it was before the edit, on what must not change.
 
-    EasyEdit's locality (spec evaluation 3). An unedited model has 1 by definition.
+    EasyEdit's locality (evaluation 3). An unedited model has 1 by definition.
     """
 
     family = "locality"

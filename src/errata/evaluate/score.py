@@ -18,8 +18,8 @@ _AT_ONCE = 1 << 22  # resampled entries held at a time
 class Score:
     """A mean over cases. `per_case` is None where a case had nothing to ask; it never holds NaN.
 
-    `weights` is one per case: 1 for the mean over records (spec evaluation 1), the number of prompts where
-    the definition pools all prompts flat (spec evaluation 1.4). Empty means 1 everywhere.
+    `weights` is one per case: 1 for the mean over records (evaluation 1), the number of prompts where
+    the definition pools all prompts flat (evaluation 1.4). Empty means 1 everywhere.
     `higher_is_better` is None for what only describes, such as an entropy.
     """
 
@@ -53,7 +53,7 @@ class Score:
         return float((values * weights).sum() / weights.sum())
 
     def interval(self, seed: int = 0, *, draws: int = 2000, level: float = 0.95) -> tuple[float, float]:
-        """Percentile bootstrap of `value`: cases drawn with replacement (spec evaluation 7.14)."""
+        """Percentile bootstrap of `value`: cases drawn with replacement (evaluation 7.14)."""
         values, weights = self._numbers()
         n, generator = len(values), np.random.default_rng(seed)
         means = []

@@ -36,7 +36,7 @@ class Shift:
 
 @dataclass(frozen=True, slots=True)
 class NextToken(Places):
-    """The distribution after `prompt`, by the unedited and by the edited model (spec evaluation 1.4)."""
+    """The distribution after `prompt`, by the unedited and by the edited model (evaluation 1.4)."""
 
     prompt: str
     answer: ClassVar[None] = None
@@ -60,7 +60,7 @@ def shifts(before: Tensor, after: Tensor) -> list[Shift]:
     """The comparison of two models' logits [prompt, vocabulary], row by row, in float64.
 
     KL(p||q) = sum p (log p - log q); JS = KL(p||m)/2 + KL(q||m)/2, m = (p + q)/2; H(p) = -sum p log p.
-    Source: spec evaluation 1.4. Equal logits give exactly 0, 0 and overlaps of exactly 1.
+    Source: evaluation 1.4. Equal logits give exactly 0, 0 and overlaps of exactly 1.
     """
     log_p, log_q = before.double().log_softmax(dim=-1), after.double().log_softmax(dim=-1)
     p, q = log_p.exp(), log_q.exp()
@@ -109,10 +109,10 @@ Measure = Literal["kl", "js", "entropy", "top1", "top5", "top10"]
 
 @dataclass(frozen=True)
 class Specificity(Probe):
-    """One number of the shift on neighbourhood (or far) prompts, all prompts pooled flat. Spec evaluation 1.4.
+    """One number of the shift on neighbourhood (or far) prompts, all prompts pooled flat. Evaluation 1.4.
 
     `compatibility` adds 1e-10 to both probability vectors, as the published code does. "entropy" is that of the
-    unedited distribution: a low one makes every other number here look good (spec evaluation 7.6).
+    unedited distribution: a low one makes every other number here look good (evaluation 7.6).
     """
 
     measure: Measure

@@ -27,7 +27,7 @@ Read = Callable[[Mapping[str, Any], str], float | None]
 
 
 def left_at_last(step: Mapping[str, Any], last: str) -> float | None:
-    """Share of the way to the last layer's target that is left after this step (spec 6.2); None before it is set."""
+    """Share of the way to the last layer's target that is left after this step (method 6.2); None before it is set."""
     return (step.get("remaining") or {}).get(last)
 
 

@@ -35,7 +35,7 @@ DETAIL_COLUMNS: tuple[Column, ...] = (
     ("efficacy_accuracy_repeated", "Acc. repeated", True),
     ("specificity_entropy", "Entropy", None),
 )
-"""Efficacy by how often a subject is edited, the unedited model's entropy on neighbours (spec evaluation 7.6, 7.13)."""
+"""Efficacy by how often a subject is edited, the unedited model's entropy on neighbours (evaluation 7.6, 7.13)."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def skill_grid(skills: Sequence[Mapping[str, Any]]) -> Grid:
 
 
 def residual_grid(ledgers: Mapping[str, Mapping[str, Any]]) -> Grid:
-    """Row per method: what is left of the way to its last layer's target after each edited layer (spec 6.2)."""
+    """Row per method: what is left of the way to its last layer's target after each edited layer (method 6.2)."""
     swept = {name: ledger for name, ledger in ledgers.items() if ledger["rows"]}
     layers = sorted({row["edit"] for ledger in swept.values() for row in ledger["rows"]})
     rows = []

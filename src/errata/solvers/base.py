@@ -63,7 +63,7 @@ class LinearSystem:
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """change [model, inner], float64; residual: relative residual of the solve (spec 5.11); rank: of the
+    """change [model, inner], float64; residual: relative residual of the solve (method 5.11); rank: of the
     subspace the change was sought in, None if that was all of it."""
 
     change: Float[Tensor, "model inner"]
@@ -90,7 +90,7 @@ class Solver(ABC):
     ) -> Prepared:
         """All that no fact of this batch is needed for.
 
-        statistics: C, the second moment of keys; past: B, the sum of k k^T over facts edited before (spec 1.8);
+        statistics: C, the second moment of keys; past: B, the sum of k k^T over facts edited before (method 1.8);
         layer: for messages; known: what `prepare(statistics)` gave without a past, which may spare work.
         """
 

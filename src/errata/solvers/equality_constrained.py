@@ -17,9 +17,9 @@ from errata.solvers.least_squares import LeastSquares, definite
 class EqualityConstrained(Solver):
     """argmin tr(dW Cp dW^T)  subject to dW K^T = R^T, softened by gamma;  Cp = weight * C + B + ridge * I.
 
-    dW = R^T (K Cp^-1 K^T + gamma * I)^-1 K Cp^-1.   Source: EMMET (spec 2.6).
-    The same as LeastSquares with preservation gamma * Cp (spec 7.2); exact for gamma 0, and for a single fact then
-    ROME's change (spec 7.3).
+    dW = R^T (K Cp^-1 K^T + gamma * I)^-1 K Cp^-1.   Source: EMMET (method 2.6).
+    The same as LeastSquares with preservation gamma * Cp (method 7.2); exact for gamma 0, and for a single fact then
+    ROME's change (method 7.3).
 
     weight, ridge: as in LeastSquares. gamma: 0.1 in the published settings, which leave it out for a single fact.
     """

@@ -17,10 +17,10 @@ from errata.solvers.base import LinearSystem, Prepared, Solution, Solver, requir
 class LeastSquares(Solver):
     """argmin |dW K^T - R^T|^2 + weight * tr(dW C dW^T) + tr(dW B dW^T) + ridge * |dW|^2.
 
-    dW = R^T K (K^T K + Cp)^-1,  Cp = weight * C + B + ridge * I.   Source: MEMIT eq. 14; FE eq. 5 (spec 1.7).
+    dW = R^T K (K^T K + Cp)^-1,  Cp = weight * C + B + ridge * I.   Source: MEMIT eq. 14; FE eq. 5 (method 1.7).
     Keys of earlier facts may also be given as rows whose residual is zero: that is the same as B.
 
-    weight: virtual corpus tokens set against the real keys (15000 for most models, spec 1.6).
+    weight: virtual corpus tokens set against the real keys (15000 for most models, method 1.6).
     ridge: the L2 of the published settings, 0 in most.
     """
 
@@ -55,7 +55,7 @@ class LeastSquares(Solver):
         return penalty
 
     def solve(self, system: LinearSystem, prepared: Prepared) -> Solution:
-        """Facts x facts if there are fewer of them than key entries, inner x inner otherwise (spec 7.1).
+        """Facts x facts if there are fewer of them than key entries, inner x inner otherwise (method 7.1).
 
         Raises SingularSystem if neither statistics nor keys settle every direction.
         """

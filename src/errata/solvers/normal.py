@@ -2,7 +2,7 @@
 
 Facts are rows. With Cp = U^T U and whitened keys S = K U^-1 [fact, inner] they read
 dW U^T (S^T S + slack * I) = R^T S, so that nothing but the identity is ever added to a product of keys:
-LeastSquares is slack 1, EqualityConstrained slack gamma (spec 7.1, 7.2).
+LeastSquares is slack 1, EqualityConstrained slack gamma (method 7.1, 7.2).
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def relative_residual(
     residuals: Float[Tensor, "fact model"],
     preserved: Callable[[Float[Tensor, "row inner"]], Float[Tensor, "row inner"]],
 ) -> float:
-    """|dW K^T K + preserved(dW) - R^T K| / |R^T K| (spec 5.11), estimated on Gaussian combinations of the rows."""
+    """|dW K^T K + preserved(dW) - R^T K| / |R^T K| (method 5.11), estimated on Gaussian combinations of the rows."""
     draws = torch.randn(PROBES, len(change), dtype=change.dtype, generator=torch.Generator().manual_seed(0))
     draws = draws.to(change.device)
     rows, wanted = draws @ change, (draws @ residuals.T) @ keys

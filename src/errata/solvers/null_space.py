@@ -19,10 +19,10 @@ class NullSpace(Solver):
     """argmin |dW K^T - R^T|^2 + tr(dW B dW^T) + ridge * |dW|^2  over the dW whose rows lie in range(Q).
 
     Q [inner, rank]: the eigenvectors of C with eigenvalue < threshold. In the coordinates of Q that is a ridge
-    regression: dW = R^T Kq (Kq^T Kq + Q^T B Q + ridge * I)^-1 Q^T, Kq = K Q.   Source: AlphaEdit; spec 2.11.
+    regression: dW = R^T Kq (Kq^T Kq + Q^T B Q + ridge * I)^-1 Q^T, Kq = K Q.   Source: AlphaEdit; method 2.11.
     The same dW as the published (P (K^T K + B) + ridge * I)^-1 P with P = Q Q^T, but symmetric positive definite.
 
-    threshold: absolute, on E[k k^T], so it does not carry over between models (spec 5.24).
+    threshold: absolute, on E[k k^T], so it does not carry over between models (method 5.24).
     ridge: the L2 of the published settings, 10 in most and 1 in some.
     """
 

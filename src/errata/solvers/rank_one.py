@@ -20,7 +20,7 @@ Divisor = Literal["averaged", "bare"]
 
 @dataclass(frozen=True)
 class RankOne(Solver):
-    """dW = w u^T,  u = C^-1 k,  w = r / (k . u);  the next fact finds what the last one left.   Source: spec 2.1.
+    """dW = w u^T,  u = C^-1 k,  w = r / (k . u);  the next fact finds what the last one left.   Source: method 2.1.
 
     Facts j = 1, 2, ... one after another, r_j = R_j - (dW_1 + ... + dW_j-1) k_j, is one triangular system.
     There is no cache of earlier keys: `past` is not used, as published.

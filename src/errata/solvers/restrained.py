@@ -18,7 +18,7 @@ When = Literal["per_batch", "on_total"]
 
 @dataclass(frozen=True)
 class Restrained(Wrapper):
-    """Singular values s of dW beyond the largest one of W, s_max, become f(s); all others stay.   Source: spec 2.9.
+    """Singular values s of dW beyond the largest one of W, s_max, become f(s); all others stay.   Source: method 2.9.
 
     how: `log`, f(s) = log(s / s_max) + s_max, or `linear`, f(s) = (s + s_max) / 2. As published, the logarithm
     restrains only where s_max > 1 / ln(base); below that it enlarges values just beyond s_max.

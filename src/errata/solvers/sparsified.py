@@ -17,7 +17,7 @@ When = Literal["per_layer", "after_all"]
 
 @dataclass(frozen=True)
 class Sparsified(Wrapper):
-    """Zero the floor((1 - keep) * numel) least important entries of dW.   Source: RECT (spec 2.8).
+    """Zero the floor((1 - keep) * numel) least important entries of dW.   Source: RECT (method 2.8).
 
     keep: share of the entries kept; 1 is the identity. FE 0.6, the AlphaEdit repository 0.4.
     criterion: importance of an entry, `absolute` |dW_ij| (FE) or `relative` |dW_ij / (W_ij + 1e-8)| (RECT's paper).

@@ -18,7 +18,7 @@ class Truncated(Wrapper):
     """dW = U S V^T becomes U' S V'^T with the first floor(rank * min(model, inner)) triplets, and in each singular
     vector the floor(keep * length) largest entries; U' and V' then get back the norms of U and V.
 
-    Source: AdaEdit after the FE repository's reading of it (spec 2.12).
+    Source: AdaEdit after the FE repository's reading of it (method 2.12).
     """
 
     solver: Solver

@@ -97,7 +97,7 @@ class Cosines(Finding):
 
 
 def cosines(trial: Trial, methods: Sequence[str] = ("memit",)) -> Cosines:
-    """a_j = h_l^(i) - h_l^(i-1), b_j = h_L^(i) - h_L^(i-1), R = z_L - h_L^(i-1) (spec 6.1), for each step i.
+    """a_j = h_l^(i) - h_l^(i-1), b_j = h_L^(i) - h_L^(i-1), R = z_L - h_L^(i-1) (method 6.1), for each step i.
 
     z_L is the method's own: for memit the anchor at L, for memit+fe the replayed target.
     """

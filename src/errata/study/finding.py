@@ -103,7 +103,7 @@ def plain(value: Any) -> Any:
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
-    """cos(a_j, b_j) for each fact j, from [fact, model]; epsilon 1e-10 on the denominator (spec 6.1)."""
+    """cos(a_j, b_j) for each fact j, from [fact, model]; epsilon 1e-10 on the denominator (method 6.1)."""
     return (a * b).sum(-1) / (norm(a) * norm(b) + EPSILON)
 
 

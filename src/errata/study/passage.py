@@ -18,7 +18,7 @@ from errata.decoder.tails import Row, Tails
 from errata.targets.anchor import packable
 
 DIFFERENCE = 1e-3
-"""Half step of a central difference, in norms of the state per norm of the direction (spec 6.3)."""
+"""Half step of a central difference, in norms of the state per norm of the direction (method 6.3)."""
 
 
 class Passage:

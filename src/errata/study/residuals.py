@@ -162,7 +162,7 @@ class Residuals(Finding):
 
 
 def residuals(trial: Trial, methods: Sequence[str] = CONSTRUCTIONS) -> Residuals:
-    """rho_i = mean_j |z - h^(i)| / |z - h^(0)| (spec 6.2), to own and to common targets, for every step i."""
+    """rho_i = mean_j |z - h^(i)| / |z - h^(0)| (method 6.2), to own and to common targets, for every step i."""
     last = trial.window[-1]
     common = {
         "anchor": trial.targets(SingleLayer())[last].cpu(),

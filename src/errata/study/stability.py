@@ -1,4 +1,4 @@
-"""Stability (spec 6.4): how far targets depend on the context prefixes, and on the way they are constructed."""
+"""Stability (method 6.4): how far targets depend on the context prefixes, and on the way they are constructed."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Stability(Finding):
 
 
 def stability(trial: Trial, seeds: Sequence[int] = SEEDS) -> Stability:
-    """Cosines and normalised differences of targets between seeds and between constructions (spec 6.4).
+    """Cosines and normalised differences of targets between seeds and between constructions (method 6.4).
 
     Anchors at every layer of the window for every seed: the dearest study, window x seeds anchors per fact.
     """

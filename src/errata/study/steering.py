@@ -218,7 +218,7 @@ def steering(
     dense: int = 2,
     seed: int = 0,
 ) -> Steering:
-    """For each step of a method but that at the last layer: the spectrum's ends, quotients along its shifts (spec 6.3).
+    """For each step of a method but that at the last layer: the spectrum's ends, quotients along shifts (method 6.3).
 
     `probes`: Gaussian directions per fact. `dense`: facts whose J is built in full (model backward passes each
     layer). Needs float32 or float64: in lower precision differences of states are rounding.

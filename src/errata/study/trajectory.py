@@ -19,7 +19,7 @@ States = dict[int, Tensor]
 
 @dataclass(frozen=True)
 class Trajectory:
-    """h_l^(i), the state at layer l after i of the steps, on the bare prompt (spec 6); i = 0 is the unedited model."""
+    """h_l^(i), the state at layer l after i steps, on the bare prompt (method 6); i = 0 is the unedited model."""
 
     method: str
     window: tuple[int, ...]

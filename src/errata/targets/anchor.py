@@ -49,13 +49,13 @@ def optimise_anchors(
     """Find z = h0 + delta for many facts, each with its own delta, stop and clamp; yield each as it is done.
 
     delta minimises NLL + kl_factor KL(now || before) + weight_decay |delta| / |h0|^2 by Adam, projected onto
-    |delta| <= clamp |h0| after every update (spec 1.5). NLL is the mean over contexts of the mean over target
+    |delta| <= clamp |h0| after every update (method 1.5). NLL is the mean over contexts of the mean over target
     tokens; KL is read on "{subject} is a"; h0 is the state of the bare prompt.
 
     `search` may say otherwise what is moved, how rows are padded and what is minimised. In its space "mlp" z is a
     down-projection output; a second delta on the attention output is optimised beside it and dropped, unless
     `alone`. Each has its own decay; beside an attention delta the MLP delta's ball is measured by the block's
-    output, as published code does (spec 2.7).
+    output, as published code does (method 2.7).
 
     A fact that has stopped leaves the batch and the next enters. The evaluation after the last update is not
     made: no update would use it. `facts`: which of the site's (default all). `packed` None: packed tails where

@@ -1,4 +1,4 @@
-"""Backward spreading: one anchor at the window's last layer, its residual shared out to all (MEMIT, spec 2.2)."""
+"""Backward spreading: one anchor at the window's last layer, its residual shared out to all (MEMIT, method 2.2)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from errata.targets.base import Step, TargetConstruction
 class BackwardSpreading(TargetConstruction):
     """R_l = (z_L - h_L) / (layers left), with h_L seen anew before each layer.
 
-    `share` "whole" does not divide; "sqrt" divides by the root of the layers left (PMET, spec 2.7). `space` "mlp"
+    `share` "whole" does not divide; "sqrt" divides by the root of the layers left (PMET, method 2.7). `space` "mlp"
     has z and h be outputs of the last layer's down-projection.
     """
 

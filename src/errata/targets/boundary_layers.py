@@ -1,4 +1,4 @@
-"""Boundary layers: the window's first and last layer, each with an anchor of its own (BLUE, spec 2.4)."""
+"""Boundary layers: the window's first and last layer, each with an anchor of its own (BLUE, method 2.4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every layer: each layer of the window has an anchor of its own, all on the unedited model (spec 3, variant 5)."""
+"""Every layer: each layer of the window has an anchor of its own, all on the unedited model (method 3, variant 5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forward replay: one anchor at the window's first layer; later targets are what follows from it (FE, spec 2.5)."""
+"""Forward replay: one anchor at the window's first layer; later targets are what follows from it (FE, method 2.5)."""
 
 from __future__ import annotations
 

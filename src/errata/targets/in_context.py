@@ -1,4 +1,4 @@
-"""In context: another construction's anchors, held to what the model says when told the fact (LTI, spec 2.13)."""
+"""In context: another construction's anchors, held to what the model says when told the fact (LTI, method 2.13)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Imagined(Objective):
     The outputs are the next-token distributions where the target is predicted, and at the end of "{subject} is a";
     at `middle` they are read off the block at every row's decisive token, through final norm and head. "Told" is
     the model as it is when anchors are sought, reading the fact before each prompt; the essence prompt is told
-    nothing. Positions are those of the prefixed prompts, which published code takes from the others (spec 2.13).
+    nothing. Positions are those of the prefixed prompts, which published code takes from the others (method 2.13).
 
     middle: None is the block just below the middle of the model (15 of 32, as published). Of the published choices
     of position this is `subject`.

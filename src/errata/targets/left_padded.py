@@ -1,4 +1,4 @@
-"""Left padding: another construction's anchors, sought with a fact's rows padded in front (NAMET, spec 2.10)."""
+"""Left padding: another construction's anchors, sought with a fact's rows padded in front (NAMET, method 2.10)."""
 
 from __future__ import annotations
 

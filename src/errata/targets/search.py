@@ -19,7 +19,7 @@ from errata.decoder.tails import Row
 
 @dataclass(frozen=True)
 class AnchorSettings:
-    """How an anchor is optimised (spec 1.5)."""
+    """How an anchor is optimised (method 1.5)."""
 
     learning_rate: float = 0.5
     steps: int = 25
@@ -30,11 +30,11 @@ class AnchorSettings:
     kl_factor: float = 0.0625
     stop_loss: float = 0.05
     loss_layer: int | None = None
-    """Read the target off this block through final norm and head; None: the model's own logits (spec 5.30)."""
+    """Read the target off this block through final norm and head; None: the model's own logits (method 5.30)."""
     kl_position: Literal["subject", "last"] = "subject"
-    """Where the essence prompt must not move: at the subject, as published code does, or at its end (spec 5.5)."""
+    """Where the essence prompt must not move: at the subject, as published code does, or at its end (method 5.5)."""
     squared_decay: bool = False
-    """Penalise |delta|^2 in place of |delta| (spec 5.4)."""
+    """Penalise |delta|^2 in place of |delta| (method 5.4)."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Objective(ABC):
 
 @dataclass(frozen=True)
 class Essence(Objective):
-    """NLL + kl_factor KL(now || before), the KL read on "{subject} is a" (spec 1.5)."""
+    """NLL + kl_factor KL(now || before), the KL read on "{subject} is a" (method 1.5)."""
 
     def rows(self, place: FactSite, settings: AnchorSettings) -> list[Row]:
         """Every context followed by the target but its last token, then the essence prompt."""
@@ -124,7 +124,7 @@ def rewriting(place: FactSite) -> list[Row]:
 
 
 def divergence(now: Logits, reference: Logits) -> Float[Tensor, " answer"]:
-    """KL(now || reference) of log-probabilities, row by row (spec 5.6)."""
+    """KL(now || reference) of log-probabilities, row by row (method 5.6)."""
     return (now.exp() * (now - reference)).sum(-1)
 
 
@@ -139,11 +139,11 @@ class Search:
     """How anchors are sought: part of a method, where AnchorSettings are a model's numbers."""
 
     space: Space = "block"
-    """Whether a delta is added to a block's output, or to its down-projection's (spec 5.1)."""
+    """Whether a delta is added to a block's output, or to its down-projection's (method 5.1)."""
     alone: bool = False
     """In space "mlp": without PMET's second delta on the attention's output, in a ball measured by the state itself."""
     padding: Literal["right", "left"] = "right"
-    """On which side a fact's rows are brought to one length; "left" moves their positions (spec 2.10)."""
+    """On which side a fact's rows are brought to one length; "left" moves their positions (method 2.10)."""
     objective: Objective = Essence()
 
     @property

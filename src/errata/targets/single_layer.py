@@ -1,4 +1,4 @@
-"""Single layer: the window's last layer alone has an anchor and is edited (OneLayer, spec 2.3)."""
+"""Single layer: the window's last layer alone has an anchor and is edited (OneLayer, method 2.3)."""
 
 from __future__ import annotations
 

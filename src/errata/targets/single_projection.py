@@ -1,4 +1,4 @@
-"""Single projection: the output of one down-projection has an anchor, and its matrix is edited (ROME, spec 2.1)."""
+"""Single projection: the output of one down-projection has an anchor, and its matrix is edited (ROME, method 2.1)."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def _multi_hop(record: Record) -> Case:
 
 
 def _mend(record: Record) -> Case:
-    """ZsRE as MEND published it; the edit target is the true answer, not `alt` (spec evaluation 5.2)."""
+    """ZsRE as MEND published it; the edit target is the true answer, not `alt` (evaluation 5.2)."""
     return Case(
         record.fact_inside(record.text("src"), record.text("subject"), record.text("answers")),
         record.id,
@@ -160,24 +160,24 @@ def _knowedit(record: Record) -> Case:
 
 
 def _question(text: str) -> str:
-    """Exactly one "?" at the end (spec evaluation 5.2, 5.3)."""
+    """Exactly one "?" at the end (evaluation 5.2, 5.3)."""
     return text.rstrip("? ") + "?"
 
 
 _FACT = ("prompt", "subject", "target_new")
 
 LAYOUTS: tuple[RecordLayout, ...] = (  # the first that fits is taken: special ones stand before general ones
-    RecordLayout("mquake", ("requested_rewrite", "questions"), _multi_hop, "spec evaluation 5.6", _topic),
-    RecordLayout("rome", ("requested_rewrite",), _nested, "spec evaluation 5.1", _topic),
-    RecordLayout("mend", ("src", "subject", "answers", "loc"), _mend, "spec evaluation 5.2"),
-    RecordLayout("fe", (*_FACT, "paraphrase_prompts"), _flattened, "spec evaluation 5.3"),
+    RecordLayout("mquake", ("requested_rewrite", "questions"), _multi_hop, "evaluation 5.6", _topic),
+    RecordLayout("rome", ("requested_rewrite",), _nested, "evaluation 5.1", _topic),
+    RecordLayout("mend", ("src", "subject", "answers", "loc"), _mend, "evaluation 5.2"),
+    RecordLayout("fe", (*_FACT, "paraphrase_prompts"), _flattened, "evaluation 5.3"),
     RecordLayout(
         "knowedit",
         ("prompt|text", "subject|concept", "target_new|labels", "locality|portability"),
         _knowedit,
-        "spec evaluation 5.4",
+        "evaluation 5.4",
     ),
-    RecordLayout("easyedit", (*_FACT, "rephrase_prompt|rephrase|locality_prompt"), _easyedit, "spec evaluation 5.4"),
+    RecordLayout("easyedit", (*_FACT, "rephrase_prompt|rephrase|locality_prompt"), _easyedit, "evaluation 5.4"),
     RecordLayout(
         "wikibigedit", ("update", "subject", "ans"), _wikibigedit, "huggingface.co/datasets/lukasthede/WikiBigEdit"
     ),

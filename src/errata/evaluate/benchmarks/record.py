@@ -66,7 +66,7 @@ class Record:
     def checks(self, name: str) -> tuple[Check, ...]:
         """A field {kind: entry or entries}, each entry a `prompt` and its `ground_truth`, one text or a list each.
 
-        Of alternative answers the first that is not blank is taken; "" where there is none (spec evaluation 3).
+        Of alternative answers the first that is not blank is taken; "" where there is none (evaluation 3).
         """
         if not self.row.get(name):
             return ()
