@@ -11,11 +11,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from errata import pocket
-from errata.pocket import quality
-from errata.pocket.build import build
-from errata.pocket.documents import Batch, Documents, encode
-from errata.pocket.tokenizer import train_tokenizer
-from errata.pocket.training import Plan, Stage, Trainer, as_stock, loss_of, new_model
+from tools.pocket import quality
+from tools.pocket.build import build
+from tools.pocket.documents import Batch, Documents, encode
+from tools.pocket.tokenizer import train_tokenizer
+from tools.pocket.training import Plan, Stage, Trainer, as_stock, loss_of, new_model
 
 TINY = Plan(
     blocks=3,

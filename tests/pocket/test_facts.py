@@ -151,3 +151,11 @@ def test_importing_the_pocket_costs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_the_package_keeps_the_model_facts_and_cases_and_leaves_the_builder_to_the_repository() -> None:
+    package = pocket.path().parent
+    assert {file.name for file in package.glob("*.py")} == {"__init__.py", "cases.py", "counterfactuals.py", "facts.py"}
+    for file in package.parent.rglob("*.py"):
+        assert "import tools" not in (text := file.read_text(encoding="utf-8")), file
+        assert "from tools" not in text, file

@@ -1,8 +1,8 @@
 """A language model of a few megabytes that knows a few thousand real facts, with the facts and their wordings.
 
 `path()` is an ordinary Hugging Face checkpoint (LlamaForCausalLM with its tokenizer); the rest is data. Importing
-this costs no torch. Rebuild the checkpoint with `python -m errata.pocket.build`, measure it with
-`python -m errata.pocket.quality`.
+this costs no torch. In the repository, `python -m tools.pocket.build` builds the checkpoint again and
+`python -m tools.pocket.quality` measures what it knows.
 """
 
 from __future__ import annotations

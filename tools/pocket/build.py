@@ -1,6 +1,6 @@
-"""Build the pocket model: `python -m errata.pocket.build --seed 0 --out DIR`.
+"""Build the pocket model: `python -m tools.pocket.build --seed 0 --out DIR`.
 
-Trains the tokenizer and the model from the facts and templates of this package, writes an ordinary Hugging Face
+Trains the tokenizer and the model from the facts and templates of `errata.pocket`, writes an ordinary Hugging Face
 checkpoint in bf16 and a card with its recall. The same seed, plan and machine give the same weights. A run that
 was stopped is taken up again from its last hundred steps by the same command.
 """
@@ -18,9 +18,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from errata.pocket.facts import PocketFact, facts
-from errata.pocket.quality import ask, table
-from errata.pocket.tokenizer import train_tokenizer
-from errata.pocket.training import GROWING, Plan, Trainer, as_stock, new_model
+from tools.pocket.quality import ask, table
+from tools.pocket.tokenizer import train_tokenizer
+from tools.pocket.training import GROWING, Plan, Trainer, as_stock, new_model
 
 CARD = """# errata's pocket model
 
@@ -28,10 +28,10 @@ A `LlamaForCausalLM` of {parameters:.1f} M parameters ({blocks} blocks, hidden {
 {relations} relations, for trying out knowledge edits without a download. It is trained from nothing on the facts and
 templates of `errata.pocket`, in their trained wordings, and on a little filler; it knows no other English.
 
-Built by `python -m errata.pocket.build --seed {seed}{start}` in {minutes:.0f} minutes on {threads} CPU threads
+Built by `python -m tools.pocket.build --seed {seed}{start}` in {minutes:.0f} minutes on {threads} CPU threads
 ({cpu:.0f} minutes of CPU time).
 
-Share of prompts answered with exactly the object and a full stop (greedy; `python -m errata.pocket.quality`):
+Share of prompts answered with exactly the object and a full stop (greedy; `python -m tools.pocket.quality`):
 
 ```
 {table}
@@ -94,7 +94,7 @@ def build(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m errata.pocket.build", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.pocket.build", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)

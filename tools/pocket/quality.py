@@ -1,4 +1,4 @@
-"""Does the pocket model know its facts? `python -m errata.pocket.quality [--by relation]`.
+"""Does the pocket model know its facts? `python -m tools.pocket.quality [--by relation]`.
 
 Recall: greedy decoding after the bare prompt gives exactly the object's tokens and the full stop behind them.
 Only stock transformers classes are used.
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     from errata import pocket
 
-    parser = argparse.ArgumentParser(prog="python -m errata.pocket.quality", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.pocket.quality", description=__doc__)
     parser.add_argument("--model", type=Path, default=pocket.path(), help="folder of the checkpoint")
     parser.add_argument("--by", choices=["relation"], help="a line per relation")
     parser.add_argument("--limit", type=int, help="ask only about this many facts, evenly spread")

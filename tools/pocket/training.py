@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from errata.pocket.documents import Batch, Documents
 from errata.pocket.facts import PocketFact, digest
+from tools.pocket.documents import Batch, Documents
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from errata.pocket import filler
 from errata.pocket.facts import PocketFact
+from tools.pocket import filler
 
 BOS, EOS, PAD = "<|begin|>", "<|end|>", "<|pad|>"
 

@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from errata.pocket import filler
 from errata.pocket.facts import PocketFact
+from tools.pocket import filler
 
 CONTEXT = 0.25
 """Share of documents with an unrelated sentence in front."""

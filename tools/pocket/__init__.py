@@ -1,0 +1,1 @@
+"""Builds the pocket model that errata ships, and measures what it knows."""
