@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import platform
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-import transformers
 from transformers import PreTrainedModel
 
 from errata.decoder.contexts import generate_contexts
@@ -36,6 +33,7 @@ from errata.fleet import SOLO, Fleet
 from errata.methods import check_names
 from errata.methods import method as row_of
 from errata.recipe import Recipe, recipe_for
+from errata.record.run import versions
 from errata.statistics import KeyStatistics
 from errata.store import Store
 
@@ -272,16 +270,6 @@ class Editor:
         if "practice" in self.pipeline.needs:
             made["practice"] = [case.id for case in self._practice]
         return made | {"versions": versions(), "facts": [asdict(fact) for fact in facts]}
-
-
-def versions() -> dict[str, str]:
-    """What this ran on."""
-    return {
-        "errata": version("errata"),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def _corpus(source: Corpus | str | Path | Iterable[str] | None) -> Corpus | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from errata.report.bench import CellRecord, Measured
+from errata.record.cell import CellRecord, Measured
 
 HIGHER = {"generalisation_accuracy": True, "generalisation_success": True, "specificity_kl": False}
 

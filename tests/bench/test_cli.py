@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from errata.cli.app import app
 from errata.errors import ErrataError
-from errata.report.folder import COSTS
+from errata.report.bench_tables import COSTS
 from tests.models import FAMILIES, tiny_corpus, tiny_facts, tokenizer_of
 
 

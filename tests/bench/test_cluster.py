@@ -14,7 +14,7 @@ from errata.bench import Bench, Dataset, Grid
 from errata.bench.cluster import run_on_ray
 from errata.bench.record import FAILED
 from errata.evaluate import Case
-from errata.report.run import RECORD
+from errata.record.run import RECORD
 from tests.bench.test_running import CASES
 from tests.editing import decoder_of
 from tests.models import tiny_corpus

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from errata.report.bench import over_seeds
 from errata.report.frontier import Curve, common_range, curves, frontiers, levels, matched
+from errata.report.summary import over_seeds
 from tests.bench.records import cell
 
 RISING = Curve.of("rising", [(0.01, 0.2), (1.0, 0.8), (0.1, 0.4)])

@@ -11,11 +11,12 @@ import yaml
 from errata.bench import Grid, read_grid
 from errata.errors import UnknownName
 from errata.methods import METHODS
+from errata.paper import paper_curves, paper_table, paper_tables
 from errata.recipe import known_recipes, read_recipe
-from errata.report.bench import over_seeds
-from errata.report.folder import rendered
-from errata.report.paper import comparison, comparison_values, paper_curves, paper_table, paper_tables
-from errata.report.tables import SCORE_COLUMNS
+from errata.record.tables import SCORE_COLUMNS
+from errata.report.bench_tables import rendered
+from errata.report.comparison import comparison, comparison_values
+from errata.report.summary import over_seeds
 from tests.bench.records import cell
 from tests.bench.test_cli import room, run
 

@@ -18,7 +18,7 @@ from errata.bench.record import FAILED
 from errata.editors import sweep
 from errata.errors import ErrataError, SolveError, UnknownName
 from errata.evaluate import Case, retokenised
-from errata.report.run import RECORD
+from errata.record.run import RECORD
 from tests.editing import RECIPE, decoder_of
 from tests.models import tiny_corpus, tiny_facts
 

@@ -12,10 +12,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from errata.report.bench import DETAILS, Measured, over_seeds, sections
-from errata.report.folder import COSTS, rendered, write_tables
+from errata.record.cell import Measured
+from errata.record.tables import Table, score_table
+from errata.report.bench_tables import COSTS, rendered, write_tables
 from errata.report.formats import tex
-from errata.report.tables import Grid, score_grid
+from errata.report.summary import DETAILS, over_seeds, sections
 from tests.bench.records import cell
 
 RECORDS = [
@@ -116,11 +117,11 @@ def test_efficacy_by_subject_and_the_neighbours_entropy_stand_below_the_scores()
 
 def test_of_equal_scores_none_is_the_best() -> None:
     rows = {name: [{"name": "efficacy_accuracy", "value": 0.5}] for name in ("unedited", "a", "b")}
-    assert not any(any(marks) for marks in score_grid(rows).best)
+    assert not any(any(marks) for marks in score_table(rows).best)
 
 
 def test_a_bar_in_a_cell_or_a_head_does_not_cut_a_markdown_table() -> None:
-    lines = Grid(["", "|d|/|h|"], [["a|b", "1|2"]], [[False, True]]).markdown().splitlines()
+    lines = Table(["", "|d|/|h|"], [["a|b", "1|2"]], [[False, True]]).markdown().splitlines()
     assert lines == [r"|  | \|d\|/\|h\| |", "| --- | ---: |", r"| a\|b | **1\|2** |"]
 
 

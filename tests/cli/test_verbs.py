@@ -13,7 +13,7 @@ from errata import Decoder, Fact, WeightEdit
 from errata.cli import app as cli
 from errata.cli.console import in_fleet, show
 from errata.fleet import Fleet
-from errata.report.tables import Grid
+from errata.record.tables import Table
 from tests.models import FAMILIES, tiny_corpus, tiny_facts, tokenizer_of
 
 Run = Callable[..., tuple[int, str]]
@@ -81,7 +81,7 @@ def test_edit_saves_an_edit_that_evaluate_scores(run: Run, base: Path, facts: Pa
 
 
 def test_only_the_leading_rank_prints_even_what_is_wider_than_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
-    grid = Grid.plain(["", *"abcdef"], [["row", *["0.123456789"] * 6]])
+    grid = Table.plain(["", *"abcdef"], [["row", *["0.123456789"] * 6]])
     with in_fleet(Fleet(1, 2)):
         show(grid)
     assert capsys.readouterr().out == ""

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from errata.report.run import Run
+from errata.record.run import Run
 
 EVIL = "<script>window.pwned=1</script><img src=x onerror='window.pwned=2'>&amp;"
 VERSIONS = {"errata": "0.1.0", "python": "3.11"}

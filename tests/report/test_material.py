@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from errata.record.run import RECORD, Run
 from errata.report.material import NothingToReport, read_material
-from errata.report.run import RECORD, Run
 from tests.report.records import write_bench, write_demo, write_study
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from errata.record.run import Run
 from errata.report.facts import HELD, IN_PART, MISSED, embedded, fact_data, holds, verdict
 from errata.report.material import read_material
 from errata.report.page import page
-from errata.report.run import Run
 from tests.report.records import EVIL, write_bench, write_demo, write_study
 
 

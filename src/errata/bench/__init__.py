@@ -2,6 +2,6 @@
 
 from errata.bench.grid import Cell, Grid, read_grid
 from errata.bench.planning import Dataset
-from errata.bench.running import Bench, Failure, Reckoning, Results, Watch
+from errata.bench.running import Bench, Failure, Observer, Reckoning, Results
 
-__all__ = ["Bench", "Cell", "Dataset", "Failure", "Grid", "Reckoning", "Results", "Watch", "read_grid"]
+__all__ = ["Bench", "Cell", "Dataset", "Failure", "Grid", "Observer", "Reckoning", "Results", "read_grid"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from errata.bench.grid import UNEDITED
 from errata.bench.running import Bench, Failure, Results
 from errata.errors import ErrataError
+from errata.record.cell import UNEDITED
 
 RETRIES = 3
 
@@ -43,7 +43,7 @@ def run_on_ray(bench: Bench, make: Callable[[], Bench], address: str, gpus: floa
             while waiting:
                 (done, *_), _ = ray.wait(list(waiting))
                 plan = waiting.pop(done)
-                bench.watch.cell(plan.cell.label(), len(cells) - len(waiting), len(cells))
+                bench.observer.cell(plan.cell.label(), len(cells) - len(waiting), len(cells))
                 try:
                     ray.get(done)
                 except ray.exceptions.RayTaskError as error:

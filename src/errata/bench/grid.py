@@ -17,9 +17,7 @@ from errata.bench.settings import Settings, Value, check_paths, check_values, pa
 from errata.errors import ErrataError, UnknownName
 from errata.evaluate import probes as probes_of
 from errata.methods import method as row_of
-from errata.report.paper import paper_table
-
-UNEDITED = "unedited"
+from errata.paper import paper_table
 
 
 class BadGrid(ErrataError):

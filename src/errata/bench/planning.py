@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from errata.bench.grid import UNEDITED, Cell, Grid, told_settings
+from errata.bench.grid import Cell, Grid, told_settings
 from errata.bench.settings import schedule_of, with_settings
 from errata.decoder.contexts import generate_contexts
 from errata.decoder.corpus import Corpus
@@ -23,7 +23,8 @@ from errata.fleet import SOLO, Fleet
 from errata.methods import Pair
 from errata.methods import method as row_of
 from errata.recipe import Recipe
-from errata.report.run import Run
+from errata.record.cell import UNEDITED
+from errata.record.run import Run
 from errata.statistics import KeyStatistics
 from errata.store import Store
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 from errata.bench.planning import Planned
-from errata.report.run import CARD, RECORD, Run
+from errata.record.run import CARD, RECORD, Run
 
 FAILED = "failed.json"
 

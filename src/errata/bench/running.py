@@ -14,24 +14,23 @@ from typing import Any, Protocol
 import psutil
 import torch
 
-from errata.bench.grid import UNEDITED, Grid
+from errata.bench.grid import Grid
 from errata.bench.planning import AtHand, Dataset, Planned, anchors_needed, planned
 from errata.bench.record import FAILED, read_failure, write_failure, write_record
 from errata.decoder.corpus import Corpus
 from errata.decoder.decoder import Decoder
-from errata.editor import versions
 from errata.errors import ErrataError
 from errata.evaluate import evaluate, probes, retokenised
 from errata.evaluate.generation import said
 from errata.fleet import SOLO, Fleet
 from errata.methods import method as row_of
 from errata.recipe import recipe_for
-from errata.report.bench import CellRecord
-from errata.report.run import Run
+from errata.record.cell import UNEDITED, CellRecord
+from errata.record.run import Run, versions
 from errata.store import Store
 
 
-class Watch(Protocol):
+class Observer(Protocol):
     """Told how far the bench is: cells done of all, and the stage of the one at work."""
 
     def cell(self, label: str, done: int, total: int) -> None: ...
@@ -88,7 +87,7 @@ class Bench:
         open_corpus: Callable[[str], Corpus | None],
         *,
         store: Store | None = None,
-        watch: Watch | None = None,
+        observer: Observer | None = None,
         command: str = "",
         fleet: Fleet = SOLO,
     ) -> None:
@@ -98,7 +97,7 @@ class Bench:
         grid.check()
         self.grid, self.out, self.command = grid, out, command
         self.open_decoder, self.open_corpus = open_decoder, open_corpus
-        self.store, self.watch = store or Store.default(), watch or _Nobody()
+        self.store, self.observer = store or Store.default(), observer or _Nobody()
         self.fleet = fleet
         self.datasets = {name: open_dataset(name) for name in grid.datasets}
         self.results = Results()
@@ -126,7 +125,7 @@ class Bench:
                     self.results.failures.append(Failure(plan.cell.label(), told, plan.folder))
             del at_hand, plans
             gc.collect()
-        self.watch.cell("", len(self.grid), len(self.grid))
+        self.observer.cell("", len(self.grid), len(self.grid))
         return self.results
 
     def _has(self, plan: Planned) -> bool:
@@ -161,7 +160,7 @@ class Bench:
     def _settle(self, at_hand: AtHand, plan: Planned) -> None:
         """The record of one cell: found, or computed and written, or its failure."""
         results, unedited = self.results, plan.cell.method == UNEDITED
-        self.watch.cell(plan.cell.label(), results.settled, len(self.grid))
+        self.observer.cell(plan.cell.label(), results.settled, len(self.grid))
         if unedited:
             at_hand.unedited = []
         run: Run | None = None
@@ -201,7 +200,7 @@ class Bench:
         started = perf_counter()
         if cell.method != UNEDITED:
             run.scores[UNEDITED] = at_hand.unedited
-            options: dict[str, Any] = {"store": self.store, "progress": self.watch.stage}
+            options: dict[str, Any] = {"store": self.store, "progress": self.observer.stage}
             needs = row_of(cell.method).needs
             if "contexts" in needs:
                 with _timed(run.seconds, "contexts"):
@@ -209,14 +208,14 @@ class Bench:
                 settings["contexts"] = options["contexts"].groups
             if "statistics" in needs:
                 with _timed(run.seconds, "statistics"):
-                    options["statistics"] = at_hand.statistics_of(plan, self.store, self.watch.stage)
+                    options["statistics"] = at_hand.statistics_of(plan, self.store, self.observer.stage)
                 settings["statistics"] = {str(layer): s.count for layer, s in options["statistics"].items()}
             settings["recipe"] = plan.recipe.to_json()
             outcome = at_hand.editor(plan, **options).edit(facts, **asdict(plan.schedule))
             run.ledgers[cell.method] = outcome.ledger.to_json()
             run.seconds = outcome.ledger.seconds | run.seconds
         with _timed(run.seconds, "scores"):
-            scores = evaluate(decoder, plan.cases, probes(*self.grid.probes), self.watch.stage, self.fleet)
+            scores = evaluate(decoder, plan.cases, probes(*self.grid.probes), self.observer.stage, self.fleet)
         run.scores[cell.method] = scores.to_json()
         state = "before" if cell.method == UNEDITED else cell.method
         answers = zip(facts, said(decoder, facts), strict=True)

@@ -9,14 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
-from rich.measure import Measurement
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from errata.bench import Bench, Dataset, Grid, Reckoning, Results, Watch, read_grid
+from errata.bench import Bench, Dataset, Grid, Observer, Reckoning, Results, read_grid
 from errata.bench.cluster import run_on_ray
 from errata.bench.settings import parse_values
 from errata.cli.console import (
@@ -34,16 +29,18 @@ from errata.cli.console import (
     open_decoder,
     out,
     practice_of,
+    progress,
+    show,
 )
 from errata.errors import BadRecord, ErrataError, UnknownName
 from errata.evaluate import Case
 from errata.evaluate.benchmarks import named_cases
+from errata.paper import PaperTable, paper_table
 from errata.pocket.cases import cases as pocket_cases
-from errata.report.bench import cost_rows, over_seeds, sections
-from errata.report.folder import COSTS, rendered, write_tables
+from errata.report.bench_tables import COSTS, rendered, write_tables
+from errata.report.comparison import comparison, comparison_note
 from errata.report.frontier import COMPARED, frontiers
-from errata.report.paper import PaperTable, comparison, comparison_note, paper_table
-from errata.report.tables import Grid as TextGrid
+from errata.report.summary import cost_rows, over_seeds, sections
 from errata.store import Store
 
 FORMATS = ("text", "md", "csv", "tex", "html")
@@ -91,7 +88,7 @@ def bench(
     beside = paper_table(grid.paper) if grid.paper else None
     command = " ".join(["errata", *sys.argv[1:]])
 
-    def made(watch: Watch | None = None) -> Bench:
+    def made(observer: Observer | None = None) -> Bench:
         return Bench(
             grid,
             output.absolute(),
@@ -99,15 +96,15 @@ def bench(
             lambda name: _dataset(name, grid),
             lambda model: corpus_of(model, grid.corpus),
             store=Store.default(),
-            watch=watch,
+            observer=observer,
             command=command,
             fleet=fleet(),
         )
 
     if ray and fleet().size > 1:
         raise ErrataError("--ray gives each cell a process of its own; start it without a launcher of many processes.")
-    with _bars() as watch:
-        bench = made(watch)
+    with _observer() as observer:
+        bench = made(observer)
         if dry_run:
             reckoning = bench.reckon()
         else:
@@ -136,18 +133,18 @@ def bench(
 def _tell_results(results: Results, form: str, output: Path, beside: PaperTable | None = None) -> None:
     rows = over_seeds(results.records)
     if form == "text":
-        for title, grid in sections(rows, "below").items():
-            _show(grid, title)
-        for title, grid in frontiers(rows, COMPARED[:2]).items():
+        for title, table in sections(rows, "below").items():
+            show(table, f"\n{title}")
+        for title, table in frontiers(rows, COMPARED[:2]).items():
             if not title.endswith("points"):
-                _show(grid, title)
+                show(table, f"\n{title}")
         if beside and (compared := comparison(rows, beside)):
-            for title, grid in compared.items():
-                _show(grid, title)
+            for title, table in compared.items():
+                show(table, f"\n{title}")
             for note in comparison_note(beside, rows):
                 out.print(note, style="dim", highlight=False)
         if (costs := cost_rows(rows)).rows:
-            _show(costs, COSTS)
+            show(costs, f"\n{COSTS}")
         out.print(
             "second line: half the range over seeds, or of a single seed half its 95 % interval over records\n"
             f"{results.computed} cells computed, {results.found} found; tables and cells are in {output}",
@@ -158,19 +155,6 @@ def _tell_results(results: Results, form: str, output: Path, beside: PaperTable 
         typer.echo(rendered(rows, form, paper=beside))
     for failure in results.failures:
         fail(f"failed: {failure.label}: {failure.error}")
-
-
-def _show(grid: TextGrid, title: str) -> None:
-    """A grid of many columns: narrow heads, nothing folded; wider than the terminal if it has to be."""
-    table = Table(title=f"\n{title}", title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for i, column in enumerate(grid.columns):
-        head = column.replace(" ", "\n") if len(column) < 14 else column
-        table.add_column(head, justify="left" if i < grid.text_columns else "right", no_wrap=True)
-    for row, best in zip(grid.rows, grid.best, strict=True):
-        table.add_row(*(f"[bold]{escape(c)}[/bold]" if b else escape(c) for c, b in zip(row, best, strict=True)))
-    unbounded = out.options.update(width=10_000)
-    wide = max(Measurement.get(out, unbounded, table).maximum, len(title))
-    Console(width=max(out.width, wide)).print(table)
 
 
 def _tell_reckoning(found: Reckoning) -> None:
@@ -230,21 +214,17 @@ def _numbers(text: str | None) -> list[int] | None:
 
 
 @contextmanager
-def _bars() -> Iterator[Watch]:
-    """One bar over the cells, one for the stage at work; where there is no terminal, a line per cell begun."""
-    columns = (TextColumn("{task.description:<40}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True, disable=not fleet().leads) as bars:
-        cells, stages = bars.add_task("cells", total=None), bars.add_task("", total=None, visible=False)
+def _observer() -> Iterator[Observer]:
+    """A line for each cell begun; a bar over all cells, and one for each stage of the cell at work."""
+    with progress() as tell:
 
-        class Bars:
+        class Cells:
             def cell(self, label: str, done: int, total: int) -> None:
-                if not err.is_terminal and label and fleet().leads:
-                    err.print(f"{done}/{total} {label}", highlight=False, soft_wrap=True)
-                bars.update(cells, description=label or "cells", completed=done, total=total)
+                if label and fleet().leads:
+                    err.print(f"{done}/{total} {label}", highlight=False, markup=False, soft_wrap=True)
+                tell("cells", done, total)
 
             def stage(self, stage: str, done: int, total: int) -> None:
-                if bars.tasks[stages].description.strip() != stage:
-                    bars.reset(stages, visible=True)
-                bars.update(stages, description=f"  {stage}", completed=done, total=total or None)
+                tell(stage, done, total)
 
-        yield Bars()
+        yield Cells()

@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Table as PrintedTable
 from transformers.utils import logging as transformers_logging
 
 from errata import pocket
@@ -25,12 +25,12 @@ from errata.evaluate.benchmarks import named_cases
 from errata.fleet import LIMIT, SOLO, Fleet
 from errata.pocket.cases import cases as pocket_cases
 from errata.recipe import Recipe, parse_window, recipe_for
-from errata.report.tables import Grid
+from errata.record.tables import Table
 
 PRACTISED = 200
 """Cases of the pocket model's tuning half to practise with."""
 
-SHORT = 12
+SHORT = 16
 """Columns of words are not folded to less than this."""
 
 out = Console()
@@ -114,33 +114,51 @@ def practice_of(model: str, name: str | None) -> Sequence[Case]:
 
 @contextmanager
 def progress() -> Iterator[Tell]:
-    """Bars on the error stream, one per stage; gone when done."""
+    """Bars on the error stream, one per stage; a stage that begins again starts its own bar anew. Gone when done."""
     columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True, disable=not fleet().leads) as bars:
         tasks: dict[str, TaskID] = {}
 
         def tell(stage: str, done: int, total: int) -> None:
-            if stage not in tasks or done < bars.tasks[tasks[stage]].completed:
+            if stage not in tasks:
                 tasks[stage] = bars.add_task(stage)
+            elif done < bars.tasks[tasks[stage]].completed:
+                bars.reset(tasks[stage])
             bars.update(tasks[stage], completed=done, total=total or None)
 
         yield tell
 
 
-def show(grid: Grid, title: str = "") -> None:
-    """Print a grid as a table, best values bold. Numbers never fold: it may be wider than the screen."""
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD)
-    needed = 2
-    for i, column in enumerate(grid.columns):
-        words = i < grid.text_columns
-        longest = max([len(column), *(len(row[i]) for row in grid.rows)])
-        least = min(longest, SHORT) if words else longest
-        needed += least + 3
+def show(table: Table, title: str = "") -> None:
+    """Print a table, best values bold. Numbers never fold: where the screen is too narrow for them, heads of several
+    words stand on several lines, and if this is not enough the table is wider than the screen.
+    """
+    heads = [*table.columns]
+    if _width(table, heads) > out.width:
+        heads = [head.replace(" ", "\n") if i >= table.text_columns else head for i, head in enumerate(heads)]
+    printed = PrintedTable(title=title, title_justify="left", title_style="bold", header_style="bold", box=SIMPLE_HEAD)
+    for i, head in enumerate(heads):
+        words = i < table.text_columns
         justify: Literal["left", "right"] = "left" if words else "right"
-        table.add_column(column, justify=justify, overflow="fold", no_wrap=not words, min_width=least)
-    for row, best in zip(grid.rows, grid.best, strict=True):
-        table.add_row(*(f"[bold]{escape(c)}[/bold]" if b else escape(c) for c, b in zip(row, best, strict=True)))
-    (out if needed <= out.width else Console(width=needed, quiet=out.quiet)).print(table)
+        printed.add_column(
+            escape(head), justify=justify, overflow="fold", no_wrap=not words, min_width=_least(table, heads, i)
+        )
+    for row, best in zip(table.rows, table.best, strict=True):
+        printed.add_row(*(f"[bold]{escape(c)}[/bold]" if b else escape(c) for c, b in zip(row, best, strict=True)))
+    needed = _width(table, heads)
+    (out if needed <= out.width else Console(width=needed, quiet=out.quiet)).print(printed)
+
+
+def _width(table: Table, heads: Sequence[str]) -> int:
+    """Characters that a printed table takes at least."""
+    return 2 + sum(_least(table, heads, i) + 3 for i in range(len(heads)))
+
+
+def _least(table: Table, heads: Sequence[str], column: int) -> int:
+    """Characters that a column takes at least: all of its numbers; of words no more than SHORT."""
+    texts = [heads[column], *(row[column] for row in table.rows)]
+    longest = max(len(line) for text in texts for line in text.split("\n"))
+    return min(longest, SHORT) if column < table.text_columns else longest
 
 
 def lines(items: Sequence[tuple[str, object]]) -> None:

@@ -10,13 +10,13 @@ from typing import Annotated
 import typer
 
 from errata.cli.console import Window, corpus_of, fleet, open_decoder, out, practice_of, progress, recipe_of, show
-from errata.editor import Editor, versions
+from errata.editor import Editor
 from errata.evaluate import SpokenAndStopped, evaluate, probes
 from errata.evaluate.generation import said
 from errata.methods import method as row_of
 from errata.pocket.cases import cases as pocket_cases
-from errata.report.run import Run
-from errata.report.tables import answer_grid, residual_grid, score_grid, seconds_grid
+from errata.record.run import Run, versions
+from errata.record.tables import answer_table, residual_table, score_table, seconds_table
 from errata.store import Store
 
 
@@ -78,8 +78,8 @@ def demo(
     if not fleet().leads:
         return
     run.write(output)
-    show(answer_grid(run.answers[:6]), "\nWhat the model says")
-    show(score_grid(run.scores).turned(), f"\nScores over {facts} facts (share, or nats for D_KL)")
+    show(answer_table(run.answers[:6]), "\nWhat the model says")
+    show(score_table(run.scores).turned(), f"\nScores over {facts} facts (share, or nats for D_KL)")
     out.print(
         "Eff.: the edited prompt. Gen.: paraphrases not trained for this fact.\n"
         "Novel: wordings no fact was trained in. Free gen.: said, then stopped.\n"
@@ -88,8 +88,8 @@ def demo(
         style="dim",
         highlight=False,
     )
-    show(residual_grid(run.ledgers), "\nShare of the residual left at the window's last layer")
-    show(seconds_grid(run.ledgers), "\nSeconds")
+    show(residual_table(run.ledgers), "\nShare of the residual left at the window's last layer")
+    show(seconds_table(run.ledgers), "\nSeconds")
     first = run.seconds["scores of the unedited model"]
     out.print(
         f"and {first:.1f} s to score the unedited model; {run.seconds['total']:.1f} s in all; "

@@ -37,7 +37,7 @@ from errata.editors.saved import load_edit
 from errata.evaluate.benchmarks import named_cases
 from errata.fact import check_facts
 from errata.methods import method as row_of
-from errata.report.tables import answer_grid, health_grid, residual_grid, seconds_grid
+from errata.record.tables import answer_table, health_table, residual_table, seconds_table
 
 
 class Sought(StrEnum):
@@ -95,9 +95,9 @@ def edit(
         {"prompt": fact.text, "wanted": fact.target_new, "before": before, "after": after}
         for fact, before, after in outcome.answers(outcome.facts[:10])
     ]
-    show(answer_grid(answers))
+    show(answer_table(answers))
     ledgers = {method: outcome.ledger.to_json()}
-    for grid in (residual_grid(ledgers), health_grid(ledgers), seconds_grid(ledgers)):
+    for grid in (residual_table(ledgers), health_table(ledgers), seconds_table(ledgers)):
         if grid.rows:
             show(grid)
     if not fleet().leads:

@@ -9,14 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from errata.cli.console import Device, Dtype, Model, Trust, fleet, open_decoder, out, progress, show
-from errata.editor import versions
 from errata.editors.saved import load_edit
 from errata.evaluate import evaluate as score
 from errata.evaluate import probes, retokenised
 from errata.evaluate.ability import general_ability
 from errata.evaluate.benchmarks import named_cases
-from errata.report.run import Run
-from errata.report.tables import score_grid, skill_grid
+from errata.record.run import Run, versions
+from errata.record.tables import score_table, skill_table
 
 
 def evaluate(
@@ -73,7 +72,7 @@ def evaluate(
     run.scores = {name: scores.to_json() for name, scores in found.items()}
     run.answers = [{"prompt": case.fact.text, "to say": case.fact.target_new} for case in asked]
     run.ability = [skill.to_json() for skill in skills]
-    show(score_grid(run.scores), f"{len(asked)} cases, {decoder.name}")
+    show(score_table(run.scores), f"{len(asked)} cases, {decoder.name}")
     protocols = sorted({s["protocol"] for scores in run.scores.values() for s in scores})
     out.print(f"protocols: {', '.join(protocols)}", highlight=False)
     for name, why in found["unedited"].missing.items():
@@ -86,7 +85,7 @@ def evaluate(
             highlight=False,
         )
     if run.ability:
-        show(skill_grid(run.ability), "General ability")
+        show(skill_table(run.ability), "General ability")
     if output is not None and fleet().leads:
         run.write_record(output)
         out.print(f"all scores, case by case: {output}")

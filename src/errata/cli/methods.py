@@ -10,7 +10,7 @@ import typer
 from errata.cli.console import out, show
 from errata.methods import METHODS, Method, Pair, Sibling
 from errata.recipe import known_recipes
-from errata.report.tables import Grid
+from errata.record.tables import Table
 from errata.solvers import Solver
 from errata.targets import TargetConstruction
 
@@ -21,10 +21,10 @@ def methods(
     """List the methods: their name, their two axes, what they need, and who published them."""
     if recipes:
         rows = [[r.name, ", ".join(map(str, r.window)), ", ".join(r.models)] for r in known_recipes().values()]
-        show(Grid.plain(["recipe", "window", "models"], rows, 3))
+        show(Table.plain(["recipe", "window", "models"], rows, 3))
         return
     shown = [[name, *axes(row), needed(row), row.paper] for name, row in METHODS.items()]
-    show(Grid.plain(["method", "targets", "solver", "needs", "after (arXiv)"], shown, 5))
+    show(Table.plain(["method", "targets", "solver", "needs", "after (arXiv)"], shown, 5))
     out.print("needs: a corpus to gather key statistics from (--corpus), or cases to learn from (--practice)")
     out.print(
         "any other pair: blue:emmet is the targets of one with the solver of the other; blue:prune:emmet restrains it"

@@ -25,7 +25,7 @@ from errata.cli.console import (
     show,
 )
 from errata.editor import Editor
-from errata.report.tables import Grid
+from errata.record.tables import Table
 
 
 def statistics(
@@ -52,7 +52,7 @@ def statistics(
     if not fleet().leads:
         return
     rows = [[str(layer), f"{s.count:,}", str(s.inner), f"{s.convergence:.3f}"] for layer, s in found.items()]
-    show(Grid.plain(["layer", "tokens", "inner", "convergence"], rows, 0))
+    show(Table.plain(["layer", "tokens", "inner", "convergence"], rows, 0))
     out.print("convergence: estimated relative difference between the moments of two halves of the sample")
     if export is not None:
         for layer, value in found.items():

@@ -12,7 +12,7 @@ import typer
 
 from errata.cli.console import lines, out, show
 from errata.errors import ErrataError
-from errata.report.tables import Grid
+from errata.record.tables import Table
 from errata.store import SCHEMA, Store
 from errata.upkeep import Entry, entries, leftovers, remove, superfluous
 
@@ -121,13 +121,13 @@ def _of_kind(found: Sequence[Entry], kind: str | None) -> list[Entry]:
     return [entry for entry in found if kind in (None, entry.kind)]
 
 
-def _by_kind(found: Sequence[Entry], now: float) -> Grid:
+def _by_kind(found: Sequence[Entry], now: float) -> Table:
     groups: dict[tuple[str, int], list[Entry]] = {}
     for entry in found:
         groups.setdefault((entry.kind, entry.schema), []).append(entry)
     rows = [_row([_kind(group[0])], group, now) for _, group in sorted(groups.items())]
     total = [_row(["all"], found, now)] if len(rows) > 1 else []
-    return Grid.plain(["kind", "shelves", "files", "size", "made", "last used"], [*rows, *total], 1)
+    return Table.plain(["kind", "shelves", "files", "size", "made", "last used"], [*rows, *total], 1)
 
 
 def _row(names: list[str], group: Sequence[Entry], now: float) -> list[str]:
@@ -142,12 +142,12 @@ def _span(ages: Sequence[float]) -> str:
     return f"{' to '.join(ends)} ago"
 
 
-def _each(found: Sequence[Entry], now: float) -> Grid:
+def _each(found: Sequence[Entry], now: float) -> Table:
     rows = [
         [_kind(e), _told(e.made_of), str(e.files), told_size(e.size), told_age(now - e.made), told_age(now - e.used)]
         for e in found
     ]
-    return Grid.plain(["kind", "made of", "files", "size", "made", "used"], rows, 2)
+    return Table.plain(["kind", "made of", "files", "size", "made", "used"], rows, 2)
 
 
 def _kind(entry: Entry) -> str:

@@ -29,12 +29,12 @@ from errata.cli.console import (
     recipe_of,
     show,
 )
-from errata.editor import versions
 from errata.errors import ErrataError, UnknownName
 from errata.evaluate.benchmarks import named_cases
 from errata.fact import check_facts
 from errata.pocket.cases import cases as pocket_cases
 from errata.recipe import parse_window
+from errata.record.run import versions
 from errata.store import Store
 from errata.study import STUDIES, Finding, Trial, cosines, residuals, steering, tracing
 from errata.study.folder import Made, write

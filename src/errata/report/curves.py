@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from errata.record.tables import Table
 from errata.report import frontier
-from errata.report.bench import Row, between, named_apart, section_title
 from errata.report.chart import Axis, Line, Point, line_chart
 from errata.report.headline import chosen
 from errata.report.markup import figure, folded, grid_table, heading, listed, note
 from errata.report.material import Material
 from errata.report.study import Drawn, Study
-from errata.report.tables import Grid
+from errata.report.summary import Row, between, named_apart, section_title
 
 LEFT = "Residual left at the last layer's target"
 OWN = "Residual left at the edited layer's own target"
@@ -151,7 +151,7 @@ def _residual_table(rows: Sequence[Row], material: Material) -> str:
         for name, mine in found.items()
         if mine
     ]
-    return grid_table(Grid.plain(["after layer", *map(str, layers)], lines), LEFT) if lines else ""
+    return grid_table(Table.plain(["after layer", *map(str, layers)], lines), LEFT) if lines else ""
 
 
 def _notes(row: Row, material: Material) -> list[str]:

@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from errata.report.bench import UNEDITED, Row, named_apart, section_title
+from errata.record.cell import UNEDITED
+from errata.record.tables import SCORE_COLUMNS
 from errata.report.frontier import by_section
 from errata.report.material import Material, Trial
-from errata.report.tables import SCORE_COLUMNS
+from errata.report.summary import Row, named_apart, section_title
 
 AGREES: Mapping[str, tuple[str, ...]] = {
     "prompt": ("efficacy_accuracy", "efficacy_success"),

@@ -9,12 +9,12 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from errata.errors import ErrataError
-from errata.report.bench import Row, named_apart, section_title
 from errata.report.curves import PANELS, by_layer
 from errata.report.frontier import COMPARED, Curve, by_section, curves, title
 from errata.report.headline import ON_CARDS, chosen
 from errata.report.material import Material
 from errata.report.study import Study
+from errata.report.summary import Row, named_apart, section_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

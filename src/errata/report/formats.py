@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from errata.report.tables import Grid
+from errata.record.tables import Table
 
-Sections = Mapping[str, Grid]
+Sections = Mapping[str, Table]
 
 _TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 _TEX |= {c: f"\\{c}" for c in "&%$#_{}"}

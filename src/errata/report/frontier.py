@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from errata.report.bench import UNEDITED, Row, between, section_title, varied
-from errata.report.tables import SCORE_COLUMNS, Grid
+from errata.record.cell import UNEDITED
+from errata.record.tables import SCORE_COLUMNS, Table
+from errata.report.summary import Row, between, section_title, varied
 
 KL = "specificity_kl"
 COMPARED = ("generalisation_accuracy", "generalisation_success", "novel_accuracy", "efficacy_accuracy")
@@ -111,9 +112,9 @@ def along(method: str, rows: Sequence[Row]) -> str | None:
     return next(iter(varied([row for row in rows if row.method == method])), None)
 
 
-def frontiers(rows: Sequence[Row], scores: Sequence[str] = COMPARED) -> dict[str, Grid]:
+def frontiers(rows: Sequence[Row], scores: Sequence[str] = COMPARED) -> dict[str, Table]:
     """Matched scores per section and compared score, then the points themselves; empty if nothing was swept."""
-    found: dict[str, Grid] = {}
+    found: dict[str, Table] = {}
     for mine in by_section(rows):
         where = section_title(mine)
         for score in scores:
@@ -130,11 +131,11 @@ def by_section(rows: Sequence[Row]) -> Iterator[list[Row]]:
         yield [row for row in rows if row.section == section]
 
 
-def matched(drawn: Sequence[Curve]) -> Grid:
+def matched(drawn: Sequence[Curve]) -> Table:
     """Row per curve: its score at each level of the common range, then area and mean; best of each column marked."""
     shared = common_range(drawn)
     if shared is None:
-        return Grid.plain(["", "no two curves overlap"], [[curve.name, "-"] for curve in drawn])
+        return Table.plain(["", "no two curves overlap"], [[curve.name, "-"] for curve in drawn])
     low, high = shared
     asked, width = levels(low, high), math.log10(high / low)
     numbers = []
@@ -149,10 +150,10 @@ def matched(drawn: Sequence[Curve]) -> Grid:
         cells = ["-" if n is None else f"{n:.3f}{s}" for n, s in zip(mine, spreads, strict=True)]
         texts.append([curve.name, *cells])
         best.append([False, *(n == top for n, top in zip(mine, tops, strict=True))])
-    return Grid(["", *(f"D_KL {kl:.3g}" for kl in asked), "area", "mean"], texts, best)
+    return Table(["", *(f"D_KL {kl:.3g}" for kl in asked), "area", "mean"], texts, best)
 
 
-def points(rows: Sequence[Row]) -> Grid:
+def points(rows: Sequence[Row]) -> Table:
     """The curves' points, in the order they lie along D_KL."""
     names = [name for name in COMPARED if any(name in row.scores for row in rows)]
     lines = []
@@ -161,7 +162,7 @@ def points(rows: Sequence[Row]) -> Grid:
         for row in sorted(mine, key=lambda r: (_curve_name(r, rows), r.scores[KL].mean)):
             scores = [row.scores[name].told("beside") if name in row.scores else "-" for name in names]
             lines.append([row.named(varied(mine)), str(len(row.seeds)), row.scores[KL].told("beside"), *scores])
-    return Grid.plain(["", "seeds", "D_KL", *map(title, names)], lines)
+    return Table.plain(["", "seeds", "D_KL", *map(title, names)], lines)
 
 
 def title(score: str) -> str:

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from errata.record.cell import UNEDITED
 from errata.report import frontier
-from errata.report.bench import UNEDITED, Row, Spread, section_title, settings_told, short, told, varied
 from errata.report.facts import AGREES, holds
 from errata.report.markup import heading, listed, note, percent, strip
 from errata.report.material import Material
+from errata.report.summary import Row, Spread, section_title, settings_told, short, told, varied
 
 PARAPHRASES = "generalisation_accuracy"
 ON_CARDS = (

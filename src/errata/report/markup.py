@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from errata.report.tables import Grid
+from errata.record.tables import Table
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def table(columns: Sequence[tuple[str, bool]], rows: Iterable[Sequence[Cell]], n
     )
 
 
-def grid_table(grid: Grid, name: str) -> str:
+def grid_table(grid: Table, name: str) -> str:
     """A grid of text as a table; `0.930 (.910-.950)` shows its interval small, and the best are marked."""
     columns = [(title, i < grid.text_columns) for i, title in enumerate(grid.columns)]
     rows = [

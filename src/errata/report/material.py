@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from errata.errors import ErrataError
-from errata.report.bench import UNEDITED, CellRecord, Measured, Row, over_seeds
-from errata.report.paper import PaperTable, paper_tables
-from errata.report.run import RECORD, Run
+from errata.paper import PaperTable, paper_tables
+from errata.record.cell import UNEDITED, CellRecord, Measured
+from errata.record.run import RECORD, Run
 from errata.report.study import FIGURES, Study, studies_in
+from errata.report.summary import Row, over_seeds
 
 FAILED = "failed.json"
 _WANTED = "folders of runs, of `errata bench` or `errata study`, or a file that `errata evaluate -o` wrote"

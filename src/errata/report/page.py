@@ -10,15 +10,15 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from errata.report.bench import UNEDITED
+from errata.record.cell import UNEDITED
+from errata.record.run import Run
 from errata.report.curves import frontiers, residual_curves, studies
 from errata.report.facts import embedded, fact_data
 from errata.report.frontier import by_section
 from errata.report.headline import chosen, headline
 from errata.report.markup import folded, grid_table, heading, section
 from errata.report.material import Material, flat
-from errata.report.run import Run
-from errata.report.scored import abilities, beside_paper, costs, score_tables, settings_grid
+from errata.report.scored import abilities, beside_paper, costs, score_tables, settings_table
 from errata.report.study import Study
 
 _NOT_TOLD = ("identity", "records", "retokenised", "contexts", "cell")
@@ -147,7 +147,7 @@ def _made_with(runs: Mapping[str, Run | Study]) -> str:
         + heading("Settings" if len(runs) == 1 else "Settings they share", bool(shared))
         + _pairs({path: first[path] for path in shared})
         + (
-            folded(f"In what the {len(runs)} differ", grid_table(settings_grid(differ), "Runs"))
+            folded(f"In what the {len(runs)} differ", grid_table(settings_table(differ), "Runs"))
             if len(runs) > 1
             else ""
         )

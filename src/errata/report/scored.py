@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from errata.report.bench import UNEDITED, Row, cost_rows, named_apart, score_rows, section_title
+from errata.record.cell import UNEDITED
+from errata.record.tables import SCORE_COLUMNS, Table, skill_table
+from errata.report.comparison import comparison, comparison_note
 from errata.report.frontier import by_section
 from errata.report.markup import Cell, folded, grid_table, heading, note, number, strip, table, word
 from errata.report.material import Material
-from errata.report.paper import comparison, comparison_note
-from errata.report.tables import SCORE_COLUMNS, Grid, skill_grid
+from errata.report.summary import Row, cost_rows, named_apart, score_rows, section_title
 
 NOTE = (
     "Shares, except D_KL in nats. Below each mean: the lowest and highest seed, or for a single seed the 95\u00a0% "
@@ -40,7 +41,7 @@ def beside_paper(material: Material) -> str:
     return "".join(parts)
 
 
-def _beside(grid: Grid, title: str) -> str:
+def _beside(grid: Table, title: str) -> str:
     """A comparison's lines, three of which are a row here; the last one, of the order of methods, stays one."""
     *lines, order = grid.rows
     rows = []
@@ -55,7 +56,7 @@ def _beside(grid: Grid, title: str) -> str:
 
 def abilities(material: Material) -> str:
     """Per run that has it: general ability before and after."""
-    told = {run.title: skill_grid(run.ability) for run in material.runs.values() if run.ability}
+    told = {run.title: skill_table(run.ability) for run in material.runs.values() if run.ability}
     return "".join(heading(title, len(told) > 1) + grid_table(grid, title) for title, grid in told.items())
 
 
@@ -65,7 +66,7 @@ def costs(material: Material) -> str:
     kept = [i for i in range(len(grid.columns)) if i == 0 or any(row[i] for row in grid.rows)]
     words = grid.text_columns - sum(i not in kept for i in range(grid.text_columns))
     columns = ["method", *(grid.columns[i] for i in kept[1:])]
-    shown = Grid.plain(columns, [[row[i] for i in kept] for row in grid.rows], words + 1)
+    shown = Table.plain(columns, [[row[i] for i in kept] for row in grid.rows], words + 1)
     words_below = "Anchors and statistics that methods share count where they were first made."
     return note(words_below) + grid_table(shown, "Costs") if len(grid.columns) > 4 and grid.rows else ""
 
@@ -109,9 +110,9 @@ def _all_scores(rows: Sequence[Row], material: Material) -> str:
     return table(columns, lines, "Every score") if lines else ""
 
 
-def settings_grid(cells: Sequence[tuple[str, dict[str, str]]]) -> Grid:
+def settings_table(cells: Sequence[tuple[str, dict[str, str]]]) -> Table:
     """Row per run, a column per setting in which they differ."""
     paths = list(dict.fromkeys(path for _, mine in cells for path in mine))
-    return Grid.plain(
+    return Table.plain(
         ["run", *paths], [[name, *(mine.get(p, "") for p in paths)] for name, mine in cells], 1 + len(paths)
     )

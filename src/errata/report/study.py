@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from errata.record.run import RECORD
+from errata.record.tables import Table
 from errata.report.chart import Axis, Line, Point
-from errata.report.run import RECORD
-from errata.report.tables import Grid
 
 _OUTER = ("methods", "layers", "effects")
 """Keys that only hold what a study is about."""
@@ -66,7 +66,7 @@ class Study:
     title: str
     note: str
     figures: Sequence[Drawn]
-    tables: Mapping[str, Grid]
+    tables: Mapping[str, Table]
     command: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -84,7 +84,7 @@ class Study:
         """
         what, data = str(record["what"]), record["data"]
         tables = {
-            str(title): Grid.plain(
+            str(title): Table.plain(
                 [*map(_told, grid.get("columns", []))],
                 [[*map(_told, row)] for row in grid.get("rows", [])],
                 grid.get("text_columns", 1),

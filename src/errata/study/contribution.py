@@ -10,7 +10,7 @@ import torch
 
 from errata.delta import WeightDelta
 from errata.evaluate.recall import Recall
-from errata.report.tables import Grid
+from errata.record.tables import Table
 from errata.study.finding import Finding, PerFact
 from errata.study.trial import Trial
 from errata.targets import Step, TargetConstruction
@@ -101,14 +101,14 @@ class Contribution(Finding):
             f"{_told(self.unedited)}."
         )
 
-    def tables(self) -> dict[str, Grid]:
+    def tables(self) -> dict[str, Table]:
         rows = [
             [str(la.layer), *(_told(found) for found in (la.spread, la.whole, la.own, la.after))] for la in self.layers
         ]
         steps = [[str(la.layer), f"{la.evaluations:.1f}", f"{la.evaluations_after:.1f}"] for la in self.layers]
         return {
-            "P(new) after editing": Grid.plain(["layer", "alone: spread", "whole", "own", "in turn"], rows, 0),
-            "Evaluations of the loss per anchor": Grid.plain(
+            "P(new) after editing": Table.plain(["layer", "alone: spread", "whole", "own", "in turn"], rows, 0),
+            "Evaluations of the loss per anchor": Table.plain(
                 ["layer", "on the unedited model", "after the layers before it"], steps, 0
             ),
         }

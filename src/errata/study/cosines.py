@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from errata.report.paper import paper_curves
-from errata.report.tables import Grid
+from errata.paper import paper_curves
+from errata.record.tables import Table
 from errata.study.finding import Finding, PerFact, cosine, norm
 from errata.study.trajectory import trajectory
 from errata.study.trial import Trial
@@ -54,7 +54,7 @@ class Cosines(Finding):
             "by construction. Earlier layers are edited already when a later one is looked at."
         )
 
-    def tables(self) -> dict[str, Grid]:
+    def tables(self) -> dict[str, Table]:
         found, paper = {}, paper_curves(self.name)
         for method, steps in self.methods.items():
             rows = [
@@ -69,7 +69,7 @@ class Cosines(Finding):
             ]
             if self._beside_paper(method):
                 rows.append([f"cos(a, b), {paper.window}", *paper.row(method)])
-            found[f"Cosines, {method}"] = Grid.plain(["at layer", *(str(s.layer) for s in steps)], rows)
+            found[f"Cosines, {method}"] = Table.plain(["at layer", *(str(s.layer) for s in steps)], rows)
         if not any(map(self._beside_paper, self.methods)):
             found[f"cos(a, b), {paper.window}"] = paper.grid()
         return found

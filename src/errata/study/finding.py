@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from errata.report.tables import Grid
+from errata.record.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,7 +75,7 @@ class Finding(ABC):
         """How the numbers were made, and how to read them."""
 
     @abstractmethod
-    def tables(self) -> dict[str, Grid]:
+    def tables(self) -> dict[str, Table]:
         """Titled tables, the main one first."""
 
     @abstractmethod

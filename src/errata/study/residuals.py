@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from errata.report.paper import paper_curves
-from errata.report.tables import Grid
+from errata.paper import paper_curves
+from errata.record.tables import Table
 from errata.study.finding import Finding, PerFact, norm
 from errata.study.trajectory import Trajectory, trajectory
 from errata.study.trial import Trial
@@ -102,20 +102,20 @@ class Residuals(Finding):
             f"left out; at most {left_out} in a row."
         )
 
-    def tables(self) -> dict[str, Grid]:
+    def tables(self) -> dict[str, Table]:
         head = ["after editing layer", *map(str, self.window)]
         own = [self._row(method, _own) for method in self.methods]
         paper = paper_curves(self.name)
         beside = self._beside_paper()
         own += [[f"{method}, {paper.window}", *paper.row(method)] for method in beside]
-        found = {"To the method's own last target": Grid.plain(head, own)}
+        found = {"To the method's own last target": Table.plain(head, own)}
         if not beside:
             found[f"To the method's own last target, {paper.window}"] = paper.grid()
-        found["At the edited layer, to its own target"] = Grid.plain(
+        found["At the edited layer, to its own target"] = Table.plain(
             head, [self._row(m, _edited) for m, steps in self.methods.items() if any(s.edited for s in steps)]
         )
         for name, text in COMMON.items():
-            found[f"To a common target: {text}"] = Grid.plain(
+            found[f"To a common target: {text}"] = Table.plain(
                 head, [self._row(method, _common(name)) for method in self.methods]
             )
         last = {m: steps[-1].own for m, steps in self.methods.items()}
@@ -125,7 +125,7 @@ class Residuals(Finding):
             if r
         ]
         columns = ["own target, after the last step", "mean of ratios", "95 %", "median", "ratio of means"]
-        found["Three ways to average"] = Grid.plain(columns, rows)
+        found["Three ways to average"] = Table.plain(columns, rows)
         return found
 
     def _beside_paper(self) -> list[str]:

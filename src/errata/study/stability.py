@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, ClassVar
 
 from errata.decoder.contexts import generate_contexts
-from errata.report.tables import Grid
+from errata.record.tables import Table
 from errata.study.finding import EPSILON, Finding, PerFact, cosine, norm
 from errata.study.trial import Trial
 from errata.targets import EveryLayer, ForwardReplay, TargetConstruction, Targets
@@ -56,10 +56,10 @@ class Stability(Finding):
             "editing asks for: states share h, so their cosine is high even where the shifts differ."
         )
 
-    def tables(self) -> dict[str, Grid]:
+    def tables(self) -> dict[str, Table]:
         head = ["at layer", *(str(row.layer) for row in self.replayed)]
         found = {
-            "Optimised against replayed, one seed": Grid.plain(
+            "Optimised against replayed, one seed": Table.plain(
                 head,
                 [
                     ["cos(z, z')", *(row.states.told(3) for row in self.replayed)],
@@ -74,7 +74,7 @@ class Stability(Finding):
                 for kind, pairs in self.between.items()
                 for pair, alike in pairs.items()
             ]
-            found[f"Between seeds, {text}"] = Grid.plain(head, rows)
+            found[f"Between seeds, {text}"] = Table.plain(head, rows)
         return found
 
     def draw(self, figure: Figure) -> None:

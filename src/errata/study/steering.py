@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from errata.report.tables import Grid
+from errata.record.tables import Table
 from errata.study.finding import Finding, PerFact, cosine, norm
 from errata.study.lanczos import extremes
 from errata.study.passage import Passage
@@ -119,7 +119,7 @@ class Steering(Finding):
             "1 asks for an eigenvector: sin 0."
         )
 
-    def tables(self) -> dict[str, Grid]:
+    def tables(self) -> dict[str, Table]:
         found = {}
         for method, rows in self.methods.items():
             columns = ["layer", "λ min", "λ max", "λ min>0", "tr J/d", "probes>0", "asymmetry"]
@@ -135,7 +135,7 @@ class Steering(Finding):
                 ]
                 for r in rows
             ]
-            found[f"Spectrum of S, {method}"] = Grid.plain(columns, lines, 0)
+            found[f"Spectrum of S, {method}"] = Table.plain(columns, lines, 0)
             columns = ["shift", "|d|/|h|", "quotient", ">0", "cos Jd,d", "sin", "cos step,d", "nonlin."]
             lines = [
                 [
@@ -151,7 +151,7 @@ class Steering(Finding):
                 for r in rows
                 for name, d in r.directions.items()
             ]
-            found[f"Along the true shifts, {method}"] = Grid.plain(columns, lines)
+            found[f"Along the true shifts, {method}"] = Table.plain(columns, lines)
         checks = [
             [f"{method}, layer {r.layer}, fact {d.fact}", *d.told()]
             for method, rows in self.methods.items()
@@ -160,7 +160,7 @@ class Steering(Finding):
         ]
         if checks:
             columns = ["dense check", "λ min", "λ max", f"λ<0 of {self.width}", "Lanczos off"]
-            found["Dense check"] = Grid.plain(columns, checks)
+            found["Dense check"] = Table.plain(columns, checks)
         return found
 
     def draw(self, figure: Figure) -> None:

@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 from errata.decoder import hooks
 from errata.decoder.decoder import Decoder
 from errata.decoder.rows import in_batches, pad
-from errata.report.tables import Grid
+from errata.record.tables import Table
 from errata.study.finding import Finding, PerFact
 from errata.study.trial import Trial
 
@@ -107,7 +107,7 @@ class Tracing(Finding):
         """What MLPs behind a layer add to the effect of the state put back there, mean over facts, layer by layer."""
         return _gaps(self.effects, self.severed)
 
-    def tables(self) -> dict[str, Grid]:
+    def tables(self) -> dict[str, Table]:
         found = {}
         for kind, text in ((STATE, "states"), (MLP, f"MLP outputs, {self.mlp_window} layers")):
             places = self.effects[kind]
@@ -121,10 +121,10 @@ class Tracing(Finding):
         found["State at the last subject token put back"] = self._by_layer(columns, cells)
         return found
 
-    def _by_layer(self, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> Grid:
+    def _by_layer(self, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:
         """A row per layer; `cells` are given column by column."""
         rows = [list(row) for row in zip(map(str, self.layers), *cells, strict=True)]
-        return Grid.plain(["layer", *columns], rows, 0)
+        return Table.plain(["layer", *columns], rows, 0)
 
     def draw(self, figure: Figure) -> None:
         above, below = figure.subplots(2, 2)

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
-from errata.report.bench import UNEDITED, Row, differing, section_title
-from errata.report.paper.published import PaperRow, PaperTable
-from errata.report.tables import SCORE_COLUMNS, Grid
+from errata.paper import PaperRow, PaperTable
+from errata.record.cell import UNEDITED
+from errata.record.tables import SCORE_COLUMNS, Table
+from errata.report.summary import Row, differing, section_title
 
 _TITLES = {name: (title, higher) for name, title, higher in SCORE_COLUMNS}
 
 
-def comparison(rows: Sequence[Row], table: PaperTable) -> dict[str, Grid]:
+def comparison(rows: Sequence[Row], table: PaperTable) -> dict[str, Table]:
     """A grid per model, dataset and number of edits, by title: three lines for each row that the paper has too.
 
     In the paper's units: per cent, and nats for D_KL. A difference is bold where the paper's figure lies between
@@ -69,7 +70,7 @@ def _columns(compared: Sequence[Pair], table: PaperTable) -> list[str]:
     return [c for c in table.columns if any(c in row.scores and c in theirs.values for row, theirs in compared)]
 
 
-def _grid(compared: Sequence[Pair], columns: Sequence[str], table: PaperTable) -> Grid:
+def _grid(compared: Sequence[Pair], columns: Sequence[str], table: PaperTable) -> Table:
     paths = differing([row for row, _ in compared])
     cells, best = [], []
     for row, theirs in compared:
@@ -89,7 +90,7 @@ def _grid(compared: Sequence[Pair], columns: Sequence[str], table: PaperTable) -
         best += [plain, plain, [False, False, *marks]]
     cells.append(["", "pairs in order", *(_order(compared, column) for column in columns)])
     best.append([False] * (2 + len(columns)))
-    return Grid(["", "", *(_TITLES[column][0] for column in columns)], cells, best, 2)
+    return Table(["", "", *(_TITLES[column][0] for column in columns)], cells, best, 2)
 
 
 def _order(compared: Sequence[Pair], column: str) -> str:

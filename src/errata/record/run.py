@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from errata.report.tables import answer_grid, residual_grid, score_grid, seconds_grid, skill_grid
+from errata.record.tables import answer_table, residual_table, score_table, seconds_table, skill_table
 
 RECORD, CARD = "run.json", "README.md"
 ON_CARD = 20
@@ -51,13 +53,19 @@ class Run:
         rest = len(self.answers) - ON_CARD
         more = f"\n\n... and {rest} more in `{RECORD}`." if rest > 0 else ""
         sections: Sequence[tuple[str, str]] = [
-            ("Facts", answer_grid(self.answers[:ON_CARD]).markdown() + more if self.answers else ""),
-            ("Scores", score_grid(self.scores).markdown() if self.scores else ""),
-            ("General ability", skill_grid(self.ability).markdown() if self.ability else ""),
-            ("What is left of the residual at the last layer", residual_grid(self.ledgers).markdown()),
-            ("Seconds per stage", seconds_grid(self.ledgers).markdown()),
+            ("Facts", answer_table(self.answers[:ON_CARD]).markdown() + more if self.answers else ""),
+            ("Scores", score_table(self.scores).markdown() if self.scores else ""),
+            ("General ability", skill_table(self.ability).markdown() if self.ability else ""),
+            ("What is left of the residual at the last layer", residual_table(self.ledgers).markdown()),
+            ("Seconds per stage", seconds_table(self.ledgers).markdown()),
             ("Settings", f"```json\n{json.dumps(self.settings, indent=1, ensure_ascii=False)}\n```"),
             ("Versions", ", ".join(f"{name} {number}" for name, number in self.versions.items())),
         ]
         body = "\n\n".join(f"## {name}\n\n{text}" for name, text in sections if text)
         return f"# {self.title}\n\n`{self.command}`, {self.started}\n\n{body}\n"
+
+
+def versions() -> dict[str, str]:
+    """What this ran on."""
+    packages = {name: version(name) for name in ("errata", "torch", "transformers")}
+    return packages | {"python": platform.python_version()}

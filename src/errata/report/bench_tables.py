@@ -6,10 +6,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from errata.paper import PaperTable
+from errata.record.cell import CellRecord
 from errata.report import formats, frontier
-from errata.report.bench import CellRecord, Row, cost_rows, over_seeds, sections, value_rows
+from errata.report.comparison import comparison, comparison_note, comparison_values
 from errata.report.figures import NoFigures, frontier_figure
-from errata.report.paper import PaperTable, comparison, comparison_note, comparison_values
+from errata.report.summary import Row, cost_rows, over_seeds, sections, value_rows
 
 NOTE = (
     "Means over seeds; in brackets the lowest and highest seed, or for a single seed the 95 % bootstrap interval over "

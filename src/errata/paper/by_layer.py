@@ -9,7 +9,7 @@ from importlib import resources
 
 import yaml
 
-from errata.report.tables import Grid
+from errata.record.tables import Table
 
 FILE = "by_layer.yaml"
 
@@ -31,15 +31,15 @@ class PaperCurves:
         """A method's numbers, to be read."""
         return ["-" if value is None else f"{value:.2f}" for value in self.methods[method]]
 
-    def grid(self) -> Grid:
+    def grid(self) -> Table:
         """All of them, under the paper's own layers."""
         rows = [[method, *self.row(method)] for method in self.methods]
-        return Grid.plain(["after editing layer", *map(str, self.layers)], rows)
+        return Table.plain(["after editing layer", *map(str, self.layers)], rows)
 
 
 @cache
 def paper_curves(study: str) -> PaperCurves:
     """Those of a study: `cosines` (table 1) or `residuals` (tables 2 and 5)."""
-    row = yaml.safe_load(resources.files("errata.report.paper").joinpath(FILE).read_text(encoding="utf-8"))
+    row = yaml.safe_load(resources.files("errata.paper").joinpath(FILE).read_text(encoding="utf-8"))
     methods = {method: tuple(values) for method, values in row["tables"][study].items()}
     return PaperCurves(row["model"], tuple(row["layers"]), methods)

@@ -39,7 +39,7 @@ DETAIL_COLUMNS: tuple[Column, ...] = (
 
 
 @dataclass(frozen=True)
-class Grid:
+class Table:
     """A table of text. `best` marks cells; the first `text_columns` columns are words, the others numbers."""
 
     columns: Sequence[str]
@@ -48,15 +48,15 @@ class Grid:
     text_columns: int = 1
 
     @classmethod
-    def plain(cls, columns: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> Grid:
+    def plain(cls, columns: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> Table:
         return cls(columns, rows, [[False] * len(columns) for _ in rows], text_columns)
 
-    def turned(self) -> Grid:
+    def turned(self) -> Table:
         """Rows as columns."""
         columns = [self.columns[0], *(row[0] for row in self.rows)]
         rows = [[self.columns[i], *(row[i] for row in self.rows)] for i in range(1, len(self.columns))]
         best = [[False, *(marks[i] for marks in self.best)] for i in range(1, len(self.columns))]
-        return Grid(columns, rows, best)
+        return Table(columns, rows, best)
 
     def markdown(self) -> str:
         """The grid as a Markdown table."""
@@ -69,7 +69,7 @@ class Grid:
         return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, align, *marked])
 
 
-def score_grid(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> Grid:
+def score_table(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
     """Row per model state ('unedited' first), column per score; the best among the edited is marked.
 
     `records`: row name -> score records, each with `name` and `value`.
@@ -87,10 +87,10 @@ def score_grid(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> Grid:
             marks.append(len(set(values.values())) > 1 and values.get(name) == top)
         rows.append(cells)
         best.append(marks)
-    return Grid(["", *(title for _, title, _ in present)], rows, best)
+    return Table(["", *(title for _, title, _ in present)], rows, best)
 
 
-def skill_grid(skills: Sequence[Mapping[str, Any]]) -> Grid:
+def skill_table(skills: Sequence[Mapping[str, Any]]) -> Table:
     """Row per task and metric: before, after, and the difference with its standard error where there is one."""
 
     def told(value: float | None, sign: str = "") -> str:
@@ -100,10 +100,10 @@ def skill_grid(skills: Sequence[Mapping[str, Any]]) -> Grid:
         [s["task"], s["metric"], told(s["before"]), told(s["after"]), told(s["difference"], "+"), told(s["error"])]
         for s in skills
     ]
-    return Grid.plain(["task", "metric", "before", "after", "difference", "standard error"], rows, 2)
+    return Table.plain(["task", "metric", "before", "after", "difference", "standard error"], rows, 2)
 
 
-def residual_grid(ledgers: Mapping[str, Mapping[str, Any]]) -> Grid:
+def residual_table(ledgers: Mapping[str, Mapping[str, Any]]) -> Table:
     """Row per method: what is left of the way to its last layer's target after each edited layer (method 6.2)."""
     swept = {name: ledger for name, ledger in ledgers.items() if ledger["rows"]}
     layers = sorted({row["edit"] for ledger in swept.values() for row in ledger["rows"]})
@@ -111,10 +111,10 @@ def residual_grid(ledgers: Mapping[str, Mapping[str, Any]]) -> Grid:
     for name, ledger in swept.items():
         left = {row["edit"]: list(row["remaining"].values())[-1] for row in ledger["rows"]}
         rows.append([name, *(f"{left[layer]:.2f}" if layer in left else "-" for layer in layers)])
-    return Grid.plain(["after editing layer", *map(str, layers)], rows)
+    return Table.plain(["after editing layer", *map(str, layers)], rows)
 
 
-def health_grid(ledgers: Mapping[str, Mapping[str, Any]]) -> Grid:
+def health_table(ledgers: Mapping[str, Mapping[str, Any]]) -> Table:
     """Row per batch under a guard: shift and perplexity on held-out texts, and the matrix that grew most."""
     rows = [
         [
@@ -127,17 +127,17 @@ def health_grid(ledgers: Mapping[str, Mapping[str, Any]]) -> Grid:
         for name, ledger in ledgers.items()
         for health in ledger["health"]
     ]
-    return Grid.plain(["", "batch", "D_KL on held-out texts", "perplexity, times", "largest |dW| / |W|"], rows)
+    return Table.plain(["", "batch", "D_KL on held-out texts", "perplexity, times", "largest |dW| / |W|"], rows)
 
 
-def seconds_grid(ledgers: Mapping[str, Mapping[str, Any]]) -> Grid:
+def seconds_table(ledgers: Mapping[str, Mapping[str, Any]]) -> Table:
     """Row per method, column per stage, in seconds of wall time."""
     stages = list(dict.fromkeys(stage for ledger in ledgers.values() for stage in ledger["seconds"]))
     rows = [[name, *(f"{led['seconds'].get(s, 0.0):.1f}" for s in stages)] for name, led in ledgers.items()]
-    return Grid.plain(["seconds", *stages], rows)
+    return Table.plain(["seconds", *stages], rows)
 
 
-def answer_grid(answers: Sequence[Mapping[str, str]]) -> Grid:
+def answer_table(answers: Sequence[Mapping[str, str]]) -> Table:
     """Row per fact: prompt, what was wanted, and what the model said in each state."""
     columns = list(answers[0]) if answers else []
-    return Grid.plain(columns, [[row[column] for column in columns] for row in answers], len(columns))
+    return Table.plain(columns, [[row[column] for column in columns] for row in answers], len(columns))

@@ -52,7 +52,7 @@ class PaperTable:
 @cache
 def paper_tables() -> dict[str, PaperTable]:
     """Every table shipped with errata, by name."""
-    files = resources.files("errata.report.paper").iterdir()
+    files = resources.files("errata.paper").iterdir()
     found = {file.name.removesuffix(".yaml"): file for file in files if file.name.startswith("table")}
     return {name: _table(name, yaml.safe_load(found[name].read_text(encoding="utf-8"))) for name in sorted(found)}
 

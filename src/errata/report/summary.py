@@ -8,48 +8,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal
 
-from errata.report.run import Run
-from errata.report.tables import DETAIL_COLUMNS, SCORE_COLUMNS, Column, Grid
+from errata.record.cell import UNEDITED, CellRecord, Measured
+from errata.record.tables import DETAIL_COLUMNS, SCORE_COLUMNS, Column, Table
 
-UNEDITED = "unedited"
 DETAILS = "subjects edited once or more often, and entropy of neighbours in nats"
 Show = Literal["mean", "beside", "below"]
 """A mean alone; with both ends of its spread beside it; or with half its spread on a line of its own."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One score of one cell, with its 95 % bootstrap interval over records."""
-
-    value: float
-    low: float
-    high: float
-    higher_is_better: bool | None
-
-
-@dataclass(frozen=True)
-class CellRecord:
-    """What one cell's run says, without the single cases."""
-
-    model: str
-    dataset: str
-    method: str
-    edits: int
-    seed: int
-    settings: tuple[tuple[str, Any], ...]
-    scores: dict[str, Measured]
-    seconds: dict[str, float]
-    memory: dict[str, float]
-
-    @classmethod
-    def of(cls, run: Run) -> CellRecord:
-        cell = dict(run.settings["cell"])
-        scores = {
-            row["name"]: Measured(row["value"], row["interval"][0], row["interval"][1], row["higher_is_better"])
-            for row in run.scores[cell["method"]]
-        }
-        settings = tuple(cell.pop("settings").items())
-        return cls(**cell, settings=settings, scores=scores, seconds=run.seconds, memory=run.memory)
 
 
 @dataclass(frozen=True)
@@ -126,7 +90,7 @@ def over_seeds(records: Iterable[CellRecord]) -> list[Row]:
     return sorted(rows, key=lambda row: row.method != UNEDITED)
 
 
-def sections(rows: Sequence[Row], show: Show = "beside") -> dict[str, Grid]:
+def sections(rows: Sequence[Row], show: Show = "beside") -> dict[str, Table]:
     """A grid per model, dataset and number of edits, by title; below it one of `DETAIL_COLUMNS`, if there are any."""
     kinds = list(dict.fromkeys(row.section for row in sorted(rows, key=lambda r: (r.model, r.dataset, r.edits))))
     found = {}
@@ -147,7 +111,7 @@ def section_title(rows: Sequence[Row]) -> str:
     return ", ".join(filter(None, [Path(model).name, Path(dataset).name, f"{edits} edits", *fixed]))
 
 
-def score_rows(rows: Sequence[Row], show: Show, columns: Sequence[Column] = SCORE_COLUMNS) -> Grid:
+def score_rows(rows: Sequence[Row], show: Show, columns: Sequence[Column] = SCORE_COLUMNS) -> Table:
     """These scores over rows of one section, a column per swept setting; the best edited ones are marked."""
     edited = [row for row in rows if row.method != UNEDITED]
     swept = differing(edited)
@@ -168,10 +132,10 @@ def score_rows(rows: Sequence[Row], show: Show, columns: Sequence[Column] = SCOR
         best.append(marks)
     names = [short(path) for path in swept]
     heads = [path.removeprefix("solvers.") if names.count(short(path)) > 1 else short(path) for path in swept]
-    return Grid(["", *heads, "seeds", *(title for _, title, _ in present)], cells, best, 1)
+    return Table(["", *heads, "seeds", *(title for _, title, _ in present)], cells, best, 1)
 
 
-def cost_rows(rows: Sequence[Row]) -> Grid:
+def cost_rows(rows: Sequence[Row]) -> Table:
     """Seconds per stage (means over seeds) and peak memory of every edited row."""
     edited = [row for row in rows if row.method != UNEDITED]
     stages, kinds = _measured(edited)
@@ -182,7 +146,7 @@ def cost_rows(rows: Sequence[Row]) -> Grid:
         where = [Path(row.model).name, Path(row.dataset).name, str(row.edits)]
         lines.append([row.named(varied(edited)), *where, *spent, *held])
     columns = ["", "model", "dataset", "edits", *(f"{stage} s" for stage in stages), *(f"{kind} MiB" for kind in kinds)]
-    return Grid.plain(columns, lines, 3)
+    return Table.plain(columns, lines, 3)
 
 
 def _measured(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
