@@ -27,7 +27,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from benchmarks.anchors import made_up_facts, tokenizer_for
 from benchmarks.machine import high_water, start_of_peak
 from benchmarks.shapes import SIZES, Size, contexts
-from errata.cli.plan import size_of
+from errata.cli.work.plan import size_of
 from errata.decoder.decoder import Decoder
 from errata.decoder.frontier import Frontier
 from errata.decoder.memory import Peak, tokens_at_once

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from errata import Decoder
-from errata.cli.plan import findings
+from errata.cli.work.plan import findings
 from errata.recipe import recipe_for
 from tests.models import FAMILIES, tokenizer_of
 

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from errata import Decoder
-from errata.cli.plan import memory
+from errata.cli.work.plan import memory
 from errata.decoder.memory import Peak, free_memory, gathering_peak, place_for
 from errata.methods import METHODS
 from errata.methods import method as row_of

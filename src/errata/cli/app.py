@@ -1,8 +1,10 @@
-"""The command line: one file per verb. Only this room prints."""
+"""The command line as a whole: its verbs, and what becomes of errors."""
 
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -21,10 +23,26 @@ from errata.errors import ErrataError
 
 INTERRUPTED = 130
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Change what a language model believes.")
+app = typer.Typer(no_args_is_help=True, help="Change what a language model believes.")
 for verb in (demo, edit, evaluate, bench, study, report, statistics, doctor, methods):
     app.command()(verb)
 app.add_typer(store_app, name="store")
+
+
+def show_versions(wanted: bool) -> None:
+    """Print the version of errata and of what its numbers depend on, and stop."""
+    if wanted:
+        typer.echo(", ".join(f"{name} {version(name)}" for name in ("errata", "torch", "transformers")))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_versions, is_eager=True, help="Print the versions and stop.")
+    ] = False,
+) -> None:
+    """Change what a language model believes."""
 
 
 def main() -> None:
@@ -32,7 +50,7 @@ def main() -> None:
     rank = 0
     try:
         here = fleet_here()
-        rank = here.rank
+        rank = here.rank if here else 0
         with in_fleet(here):
             app()
     except ErrataError as error:

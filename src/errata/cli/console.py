@@ -1,53 +1,34 @@
-"""What every verb shares: opening a model, showing progress, printing tables."""
+"""What every verb shares: showing progress, printing tables. The only file that knows the terminal."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table as PrintedTable
-from transformers.utils import logging as transformers_logging
 
-from errata import pocket
-from errata.decoder.corpus import Corpus
-from errata.decoder.decoder import Decoder
-from errata.editors.base import Progress as Tell
-from errata.evaluate import Case
-from errata.evaluate.benchmarks import named_cases
-from errata.fleet import LIMIT, SOLO, Fleet
-from errata.pocket.cases import cases as pocket_cases
-from errata.recipe import Recipe, parse_window, recipe_for
-from errata.record.tables import Table
+if TYPE_CHECKING:
+    from errata.editors.base import Progress as Tell
+    from errata.fleet import Fleet
+    from errata.record.tables import Table
 
-PRACTISED = 200
-"""Cases of the pocket model's tuning half to practise with."""
+LAUNCHED = {"WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"}
+"""Variables that launchers of several processes set."""
 
 SHORT = 16
 """Columns of words are not folded to less than this."""
 
 out = Console()
 err = Console(stderr=True)
-_here: ContextVar[Fleet] = ContextVar("fleet", default=SOLO)
-
-Model = Annotated[str, typer.Argument(help="A checkpoint folder, a hub name, or `pocket` for the built-in model.")]
-Method = Annotated[str, typer.Option("--method", "-m", help="See `errata methods`.")]
-RecipeName = Annotated[str | None, typer.Option("--recipe", help="A recipe's name or a YAML file.")]
-Window = Annotated[str | None, typer.Option("--window", help="Layers to edit, such as 3-7 or 1,3,5.")]
-CorpusName = Annotated[str | None, typer.Option("--corpus", help="Text for key statistics: a file, or a dataset name.")]
-Practice = Annotated[
-    str | None, typer.Option("--practice", help="Cases to learn editing from, for methods that do; not those edited.")
-]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 ...; default: the checkpoint's.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 ...; auto: spread over all there are.")]
-Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.")]
+_here: ContextVar[Fleet | None] = ContextVar("fleet", default=None)
 
 
 def fail(message: str, rank: int = 0) -> None:
@@ -56,60 +37,37 @@ def fail(message: str, rank: int = 0) -> None:
     err.print(f"[red]{escape(told)}[/red]", highlight=False, soft_wrap=True)
 
 
+def warn(message: str) -> None:
+    """Print what the reader should know though the work was done."""
+    err.print(f"[yellow]{escape(message)}[/yellow]", highlight=False)
+
+
 def fleet() -> Fleet:
     """The processes that run this command together."""
-    return _here.get()
+    from errata.fleet import SOLO
+
+    return _here.get() or SOLO
 
 
 @contextmanager
-def in_fleet(here: Fleet) -> Iterator[None]:
-    """Inside, `fleet()` is this one, and only its leading rank prints."""
-    token, out.quiet = _here.set(here), not here.leads
+def in_fleet(here: Fleet | None) -> Iterator[None]:
+    """Inside, `fleet()` is this one, and only its leading rank prints. None: this process alone."""
+    token, out.quiet = _here.set(here), here is not None and not here.leads
     try:
-        with here:
+        with here or nullcontext():
             yield
     finally:
         _here.reset(token)
         out.quiet = False
 
 
-def fleet_here() -> Fleet:
-    """What a launcher started, with $ERRATA_FLEET_LIMIT seconds of silence allowed to a rank."""
+def fleet_here() -> Fleet | None:
+    """What a launcher started, with $ERRATA_FLEET_LIMIT seconds of silence allowed to a rank; None without one."""
+    if not LAUNCHED & os.environ.keys():
+        return None
+    from errata.fleet import LIMIT, Fleet
+
     return Fleet.here(float(os.environ.get("ERRATA_FLEET_LIMIT") or LIMIT))
-
-
-def open_decoder(model: str, dtype: str | None = None, device: str | None = None, trust: bool = False) -> Decoder:
-    """The model named on the command line."""
-    transformers_logging.disable_progress_bar()
-    if model != "pocket":
-        where: dict[str, Any] = {"device_map": "auto"} if device == "auto" else {"device": device}
-        return Decoder.from_pretrained(model, dtype=dtype, **where, trust_remote_code=trust)
-    # Stored in bf16 to be small, run in float32: CPUs without bf16 units are tens of times slower in it.
-    decoder = Decoder.from_pretrained(
-        pocket.path(), dtype=dtype or "float32", device=None if device == "auto" else device
-    )
-    decoder.name = "pocket"
-    return decoder
-
-
-def recipe_of(decoder: Decoder, name: str | None, window: str | None) -> Recipe:
-    """The recipe to use, with the window replaced if one is given."""
-    recipe = recipe_for(decoder, name)
-    return recipe.with_window(parse_window(window)) if window else recipe
-
-
-def corpus_of(model: str, name: str | None) -> Corpus | None:
-    """The corpus named, or the pocket model's own."""
-    if name is not None:
-        return Corpus.named(name)
-    return Corpus.of(pocket.corpus()) if model == "pocket" else None
-
-
-def practice_of(model: str, name: str | None) -> Sequence[Case]:
-    """The cases named, or for the pocket model those of its tuning half; empty if there are none."""
-    if name is not None:
-        return named_cases(name)
-    return pocket_cases(PRACTISED, split="tuning") if model == "pocket" else ()
 
 
 @contextmanager
@@ -166,3 +124,8 @@ def lines(items: Sequence[tuple[str, object]]) -> None:
     wide = max(len(name) for name, _ in items)
     for name, value in items:
         out.print(f"  [bold]{name:<{wide}}[/bold]  {escape(str(value))}", highlight=False, soft_wrap=True)
+
+
+def command_line() -> str:
+    """What was typed, for the record."""
+    return " ".join(["errata", *sys.argv[1:]])

@@ -6,23 +6,8 @@ from typing import Annotated
 
 import typer
 
-from errata.cli.console import (
-    CorpusName,
-    Device,
-    Dtype,
-    Method,
-    Model,
-    RecipeName,
-    Trust,
-    Window,
-    corpus_of,
-    lines,
-    open_decoder,
-    out,
-    recipe_of,
-)
-from errata.cli.plan import costs, findings
-from errata.editor import Editor
+from errata.cli.console import lines, out
+from errata.cli.options import CorpusName, Device, Dtype, Method, Model, RecipeName, Trust, Window
 
 
 def doctor(
@@ -37,6 +22,10 @@ def doctor(
     trust_remote_code: Trust = False,
 ) -> None:
     """Show what was found in a model, the proposed window, and what an edit would need. Changes nothing."""
+    from errata.cli.work.opening import corpus_of, open_decoder, recipe_of
+    from errata.cli.work.plan import costs, findings
+    from errata.editor import Editor
+
     decoder = open_decoder(model, dtype, device, trust_remote_code)
     decoder.check_finite()
     chosen = recipe_of(decoder, recipe, window)

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from errata.cli.console import Device, Dtype, Model, Trust, fleet, open_decoder, out, progress, show
-from errata.editors.saved import load_edit
-from errata.evaluate import evaluate as score
-from errata.evaluate import probes, retokenised
-from errata.evaluate.ability import general_ability
-from errata.evaluate.benchmarks import named_cases
-from errata.record.run import Run, versions
-from errata.record.tables import score_table, skill_table
+from errata.cli.console import command_line, fleet, out, progress
+from errata.cli.options import Device, Dtype, Layout, Model, Trust
 
 
 def evaluate(
@@ -24,7 +17,7 @@ def evaluate(
     edit: Annotated[
         Path | None, typer.Option(help="Folder of a saved edit to score beside the unedited model.")
     ] = None,
-    layout: Annotated[str | None, typer.Option(help="Layout of the file; default: seen from its fields.")] = None,
+    layout: Layout = None,
     limit: Annotated[int | None, typer.Option(help="Use the first N cases.")] = None,
     families: Annotated[
         str | None,
@@ -45,47 +38,26 @@ def evaluate(
     trust_remote_code: Trust = False,
 ) -> None:
     """Efficacy, generalisation and specificity, the unedited model's own scores beside."""
+    from errata.cli.work.evaluate import run_of, scored, show_scores
+    from errata.cli.work.opening import open_decoder
+    from errata.editors.saved import load_edit
+    from errata.evaluate import probes
+    from errata.evaluate.ability import general_ability
+    from errata.evaluate.benchmarks import named_cases
+
     asked = named_cases(cases, layout=layout, limit=limit, references=references)
     wanted = probes(*families.split(",")) if families else probes()
     decoder = open_decoder(model, dtype, device, trust_remote_code)
     saved = load_edit(edit) if edit else None
-    if saved:
-        saved.put_on(decoder)
-        saved.take_off(decoder)
     with progress() as tell:
-        found = {"unedited": score(decoder, asked, wanted, tell, fleet())}
-        if saved:
-            saved.put_on(decoder)
-            found[saved.manifest.get("method", "edited")] = score(decoder, asked, wanted, tell, fleet())
-    skills = general_ability(decoder, ability, limit=ability_limit) if ability else []
-    settings: dict[str, Any] = {
-        "model": decoder.name,
-        "fingerprint": decoder.fingerprint,
-        "dtype": str(decoder.dtype).removeprefix("torch."),
-        "dataset": cases,
-        "records": [case.id for case in asked],
-        "retokenised": retokenised(decoder, asked),
-    }
+        scores = scored(decoder, asked, wanted, saved, tell)
+    run = run_of(decoder, cases, asked, scores, command_line())
     if saved:
-        settings |= {"edit": str(edit), "facts": len(saved.facts)}
-    run = Run(f"{Path(cases).name} on {decoder.name}", " ".join(["errata", *sys.argv[1:]]), settings, versions())
-    run.scores = {name: scores.to_json() for name, scores in found.items()}
-    run.answers = [{"prompt": case.fact.text, "to say": case.fact.target_new} for case in asked]
-    run.ability = [skill.to_json() for skill in skills]
-    show(score_table(run.scores), f"{len(asked)} cases, {decoder.name}")
-    protocols = sorted({s["protocol"] for scores in run.scores.values() for s in scores})
-    out.print(f"protocols: {', '.join(protocols)}", highlight=False)
-    for name, why in found["unedited"].missing.items():
-        out.print(f"no {name}: {why}", style="dim", highlight=False)
-    if differing := settings["retokenised"]:
-        out.print(
-            f"{len(differing)} cases have other tokens where prompt and answer are one text, as published code has "
-            f"them, such as {', '.join(differing[:5])}",
-            style="dim",
-            highlight=False,
-        )
-    if run.ability:
-        show(skill_table(run.ability), "General ability")
+        run.settings.update({"edit": str(edit), "facts": len(saved.facts)})
+    if ability:
+        run.ability = [skill.to_json() for skill in general_ability(decoder, ability, limit=ability_limit)]
     if output is not None and fleet().leads:
         run.write_record(output)
+    show_scores(run, scores["unedited"].missing)
+    if output is not None and fleet().leads:
         out.print(f"all scores, case by case: {output}")

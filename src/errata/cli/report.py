@@ -8,9 +8,6 @@ from typing import Annotated
 import typer
 
 from errata.cli.console import err, fleet, out
-from errata.report.figures import NoFigures, write_figures
-from errata.report.material import read_material
-from errata.report.page import page
 
 
 def report(
@@ -25,6 +22,10 @@ def report(
     title: Annotated[str, typer.Option(help="The page's title; default: the run's own.")] = "",
 ) -> None:
     """Write one self-contained HTML page about runs: what was edited, scores, curves, every fact, settings."""
+    from errata.report.figures import NoFigures, write_figures
+    from errata.report.material import read_material
+    from errata.report.page import page
+
     if not fleet().leads:
         return
     material = read_material(runs)

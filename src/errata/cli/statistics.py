@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from errata.cli.console import (
-    CorpusName,
-    Device,
-    Dtype,
-    Model,
-    RecipeName,
-    Trust,
-    Window,
-    corpus_of,
-    fleet,
-    open_decoder,
-    out,
-    progress,
-    recipe_of,
-    show,
-)
-from errata.editor import Editor
-from errata.record.tables import Table
+from errata.cli.console import fleet, out, progress, show
+from errata.cli.options import CorpusName, Device, Dtype, Model, RecipeName, Trust, Window
 
 
 def statistics(
@@ -40,6 +23,12 @@ def statistics(
     trust_remote_code: Trust = False,
 ) -> None:
     """Gather key statistics of the window's layers in one pass, and keep them in the store."""
+    from dataclasses import replace
+
+    from errata.cli.work.opening import corpus_of, open_decoder, recipe_of
+    from errata.editor import Editor
+    from errata.record.tables import Table
+
     decoder = open_decoder(model, dtype, device, trust_remote_code)
     chosen = recipe_of(decoder, recipe, window)
     if tokens is not None:

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from errata.cli.console import lines, out, show
 from errata.errors import ErrataError
-from errata.record.tables import Table
-from errata.store import SCHEMA, Store
-from errata.upkeep import Entry, entries, leftovers, remove, superfluous
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _BYTES = {"": 1, "B": 1} | {f"{letter}B": 1000**i for i, letter in enumerate("KMGT", start=1)}
@@ -33,10 +29,13 @@ def list_store(
     each: Annotated[bool, typer.Option("--each", help="A line for each shelf: all that is made of the same.")] = False,
 ) -> None:
     """Sizes, kinds and age. Nothing is changed."""
-    at, now = _store(store), time.time()
-    found = _of_kind(entries(at), kind)
+    from errata.cli.work.store import by_kind, by_shelf, of_kind, store_at
+    from errata.upkeep import entries, leftovers
+
+    at, now = store_at(store), time.time()
+    found = of_kind(entries(at), kind)
     out.print(f"{at.root}", highlight=False, soft_wrap=True)
-    show(_each(found, now) if each else _by_kind(found, now))
+    show(by_shelf(found, now) if each else by_kind(found, now))
     left = leftovers(at, now)
     if left:
         size = told_size(sum(one.size for one in left))
@@ -54,15 +53,18 @@ def prune_store(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Make room: by age, by size, and always leftovers. Asks first. What is removed is made again when it is needed."""
-    at, now = _store(store), time.time()
+    from errata.cli.work.store import by_kind, of_kind, store_at
+    from errata.upkeep import entries, leftovers, remove, superfluous
+
+    at, now = store_at(store), time.time()
     age = None if older_than is None else parse_age(older_than)
     limit = None if max_size is None else parse_size(max_size)
-    found = _of_kind(entries(at), kind)
+    found = of_kind(entries(at), kind)
     gone = superfluous(found, now, older_than=age, max_size=limit, stale=stale)
     left = leftovers(at, now)
     stays = sum(entry.size for entry in found) - sum(entry.size for entry in gone)
     if gone:
-        show(_by_kind(gone, now))
+        show(by_kind(gone, now))
     lines(
         [
             ("store", at.root),
@@ -108,53 +110,3 @@ def told_age(seconds: float) -> str:
     fits = [(unit, length) for unit, length in _SECONDS.items() if unit != "w" and seconds >= length]
     unit, length = fits[-1] if fits else ("s", 1)
     return f"{max(0.0, seconds) / length:.0f}{unit}"
-
-
-def _store(folder: Path | None) -> Store:
-    return Store(folder) if folder else Store.default()
-
-
-def _of_kind(found: Sequence[Entry], kind: str | None) -> list[Entry]:
-    kinds = sorted({entry.kind for entry in found})
-    if kind is not None and kind not in kinds:
-        raise ErrataError(f"nothing of the kind {kind!r} in the store; it has {', '.join(kinds) or 'nothing'}")
-    return [entry for entry in found if kind in (None, entry.kind)]
-
-
-def _by_kind(found: Sequence[Entry], now: float) -> Table:
-    groups: dict[tuple[str, int], list[Entry]] = {}
-    for entry in found:
-        groups.setdefault((entry.kind, entry.schema), []).append(entry)
-    rows = [_row([_kind(group[0])], group, now) for _, group in sorted(groups.items())]
-    total = [_row(["all"], found, now)] if len(rows) > 1 else []
-    return Table.plain(["kind", "shelves", "files", "size", "made", "last used"], [*rows, *total], 1)
-
-
-def _row(names: list[str], group: Sequence[Entry], now: float) -> list[str]:
-    made = [now - entry.made for entry in group]
-    used = [now - entry.used for entry in group]
-    counts = [str(len(group)), str(sum(entry.files for entry in group)), told_size(sum(e.size for e in group))]
-    return [*names, *counts, _span(made), _span(used)]
-
-
-def _span(ages: Sequence[float]) -> str:
-    ends = list(dict.fromkeys(map(told_age, (min(ages), max(ages)))))
-    return f"{' to '.join(ends)} ago"
-
-
-def _each(found: Sequence[Entry], now: float) -> Table:
-    rows = [
-        [_kind(e), _told(e.made_of), str(e.files), told_size(e.size), told_age(now - e.made), told_age(now - e.used)]
-        for e in found
-    ]
-    return Table.plain(["kind", "made of", "files", "size", "made", "used"], rows, 2)
-
-
-def _kind(entry: Entry) -> str:
-    return entry.kind if entry.schema == SCHEMA else f"{entry.kind} (schema {entry.schema}, not read)"
-
-
-def _told(made_of: dict[str, Any]) -> str:
-    """The plain ingredients; long ones are cut."""
-    plain = {key: value for key, value in made_of.items() if isinstance(value, str | int | float)}
-    return ", ".join(f"{key} {str(value)[:20]}" for key, value in plain.items())[:90] or "-"

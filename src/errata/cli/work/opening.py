@@ -1,0 +1,53 @@
+"""What a command line names: the model, its recipe, texts and cases to practise with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers.utils import logging as transformers_logging
+
+from errata import pocket
+from errata.decoder.corpus import Corpus
+from errata.decoder.decoder import Decoder
+from errata.evaluate import Case
+from errata.evaluate.benchmarks import named_cases
+from errata.pocket.cases import cases as pocket_cases
+from errata.recipe import Recipe, parse_window, recipe_for
+
+PRACTISED = 200
+"""Cases of the pocket model's tuning half to practise with."""
+
+
+def open_decoder(model: str, dtype: str | None = None, device: str | None = None, trust: bool = False) -> Decoder:
+    """The model named on the command line."""
+    transformers_logging.disable_progress_bar()
+    if model != "pocket":
+        where: dict[str, Any] = {"device_map": "auto"} if device == "auto" else {"device": device}
+        return Decoder.from_pretrained(model, dtype=dtype, **where, trust_remote_code=trust)
+    # Stored in bf16 to be small, run in float32: CPUs without bf16 units are tens of times slower in it.
+    decoder = Decoder.from_pretrained(
+        pocket.path(), dtype=dtype or "float32", device=None if device == "auto" else device
+    )
+    decoder.name = "pocket"
+    return decoder
+
+
+def recipe_of(decoder: Decoder, name: str | None, window: str | None) -> Recipe:
+    """The recipe to use, with the window replaced if one is given."""
+    recipe = recipe_for(decoder, name)
+    return recipe.with_window(parse_window(window)) if window else recipe
+
+
+def corpus_of(model: str, name: str | None) -> Corpus | None:
+    """The corpus named, or the pocket model's own."""
+    if name is not None:
+        return Corpus.named(name)
+    return Corpus.of(pocket.corpus()) if model == "pocket" else None
+
+
+def practice_of(model: str, name: str | None) -> Sequence[Case]:
+    """The cases named, or for the pocket model those of its tuning half; empty if there are none."""
+    if name is not None:
+        return named_cases(name)
+    return pocket_cases(PRACTISED, split="tuning") if model == "pocket" else ()
