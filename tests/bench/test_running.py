@@ -16,7 +16,7 @@ from errata.bench import Bench, Dataset, Grid
 from errata.bench import running as bench_running
 from errata.bench.record import FAILED
 from errata.editors import sweep
-from errata.errors import ErrataError, SolveError, UnknownName
+from errata.errors import ErrataError, SolveError, StoreError, UnknownName
 from errata.evaluate import Case, retokenised
 from errata.record.run import RECORD
 from tests.editing import RECIPE, decoder_of
@@ -289,3 +289,14 @@ def test_a_model_that_cannot_be_opened_does_not_stop_the_others(decoder: Decoder
     results = bench.run()
     assert [f.error for f in results.failures] == ["ErrataError: no such model"]
     assert results.computed == 1
+
+
+def test_a_disk_without_room_ends_the_bench_in_one_line(
+    decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = bench_of(decoder, tmp_path)
+    monkeypatch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(StoreError, match=r"could not be written \(No space left on device\)"):
+        bench.run()
+    assert not decoder.is_edited
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

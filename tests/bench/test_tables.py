@@ -91,6 +91,18 @@ def test_every_form_has_scores_frontiers_and_costs(form: str) -> None:
     assert "process MiB" in text
 
 
+@pytest.mark.parametrize("text", ["=1+2", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1"])
+def test_no_cell_of_a_csv_is_a_formula(text: str) -> None:
+    settings = ((text, text), ("weight", -3))
+    records = [replace(cell(text, -0.5, 0.5), settings=settings), replace(cell("a", 0.5, 0.5), settings=settings)]
+    head, first, second = csv.reader(io.StringIO(rendered(over_seeds(records), "csv"), newline=""))
+    shown = "'" + text.replace("\r", "\n")
+    assert [*head, *first, *second].count(shown) == 4
+    assert not [cell for cell in (*head, *first, *second) if cell == text]
+    assert "-3" in first
+    assert "-0.5" in first
+
+
 def test_csv_holds_seconds_and_peak_memory() -> None:
     _, second, *_ = csv.DictReader(io.StringIO(rendered(over_seeds(RECORDS), "csv")))
     assert [float(second[name]) for name in ("seconds_solve", "seconds_total", "mib_process")] == [1.5, 2.0, 9.0]

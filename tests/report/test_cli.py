@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from errata.cli.console import in_fleet
 from errata.cli.report import report
+from errata.errors import StoreError
 from errata.fleet import Fleet
 from errata.report.material import NothingToReport
 from tests.report.records import write_bench, write_demo
@@ -52,3 +53,11 @@ def test_nothing_is_written_where_nothing_was_found(tmp_path: Path) -> None:
     with pytest.raises(NothingToReport):
         CliRunner().invoke(app, [str(tmp_path)], catch_exceptions=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_without_room_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_demo(tmp_path / "demo")
+    monkeypatch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(StoreError, match=r"report\.html: could not be written \(No space left on device\)"):
+        CliRunner().invoke(app, [str(folder)], catch_exceptions=False)
+    assert not (folder / "report.html").exists()

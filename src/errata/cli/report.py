@@ -22,6 +22,7 @@ def report(
     title: Annotated[str, typer.Option(help="The page's title; default: the run's own.")] = "",
 ) -> None:
     """Write one self-contained HTML page about runs: what was edited, scores, curves, every fact, settings."""
+    from errata.files import write_text
     from errata.report.figures import NoFigures, write_figures
     from errata.report.material import read_material
     from errata.report.page import page
@@ -30,8 +31,7 @@ def report(
         return
     material = read_material(runs)
     where = output or (runs[0].with_suffix(".html") if runs[0].is_file() else runs[0] / "report.html")
-    where.parent.mkdir(parents=True, exist_ok=True)
-    where.write_text(page(material, title), encoding="utf-8")
+    write_text(where, page(material, title))
     told = f"{len(material.runs)} run{'s' * (len(material.runs) != 1)}"
     out.print(f"{told}: [bold]{where}[/bold], {where.stat().st_size / 2**10:,.0f} KiB", highlight=False, soft_wrap=True)
     for failure in material.failures:

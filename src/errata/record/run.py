@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from errata.files import write_text
 from errata.record.tables import answer_table, residual_table, score_table, seconds_table, skill_table
 
 RECORD, CARD = "run.json", "README.md"
@@ -35,14 +36,13 @@ class Run:
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def write(self, folder: Path) -> None:
-        """`run.json` with everything, `README.md` to read."""
+        """`README.md` to read, then `run.json` with everything: a folder with a record is finished."""
+        write_text(folder / CARD, self.card())
         self.write_record(folder / RECORD)
-        (folder / CARD).write_text(self.card(), encoding="utf-8")
 
     def write_record(self, path: Path) -> None:
-        """Everything as JSON; folders that are not there are made."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(vars(self), indent=1, ensure_ascii=False), encoding="utf-8")
+        """Everything as JSON; folders that are not there are made. Raises StoreError."""
+        write_text(path, json.dumps(vars(self), indent=1, ensure_ascii=False))
 
     @classmethod
     def read(cls, folder: Path) -> Run:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from errata.files import write_text
 from errata.paper import PaperTable
 from errata.record.cell import CellRecord
 from errata.report import formats, frontier
@@ -25,19 +26,18 @@ def write_tables(
 ) -> list[str]:
     """Write every file; returns what the reader should be told, such as a figure that could not be drawn."""
     rows, told = over_seeds(records), []
-    folder.mkdir(parents=True, exist_ok=True)
     drawn: list[Path] = []
     if frontier.frontiers(rows):
-        _write(folder / "frontier.json", json.dumps(frontier.record(rows), indent=1))
+        write_text(folder / "frontier.json", json.dumps(frontier.record(rows), indent=1))
         try:
             drawn = frontier_figure(rows, folder)
         except NoFigures as error:
             told.append(str(error))
     for name in ("md", "csv", "tex", "html"):
-        _write(folder / f"table.{name}", rendered(rows, name, drawn, failures, paper))
-    _write(folder / "cells.csv", formats.csv_text(value_rows([row for r in records for row in over_seeds([r])])))
+        write_text(folder / f"table.{name}", rendered(rows, name, drawn, failures, paper))
+    write_text(folder / "cells.csv", formats.csv_text(value_rows([row for r in records for row in over_seeds([r])])))
     if paper and (values := comparison_values(rows, paper)):
-        _write(folder / "paper.csv", formats.csv_text(values))
+        write_text(folder / "paper.csv", formats.csv_text(values))
     return told
 
 
@@ -63,7 +63,3 @@ def rendered(
         return formats.markdown(whole, "Bench", "\n\n".join(notes))
     svg = next((path.read_text(encoding="utf-8") for path in figures if path.suffix == ".svg"), "")
     return formats.html(whole, "errata bench", " ".join(notes), svg[svg.find("<svg") :] if svg else "")
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from errata.errors import ErrataError
+from errata.files import whole_file
 from errata.report.curves import PANELS, by_layer
 from errata.report.frontier import COMPARED, Curve, by_section, curves, title
 from errata.report.headline import ON_CARDS, chosen
@@ -64,7 +65,6 @@ def write_figures(material: Material, folder: Path) -> list[Path]:
     _need_matplotlib()
     from matplotlib import rc_context
 
-    folder.mkdir(parents=True, exist_ok=True)
     with rc_context(STYLE):  # type: ignore[arg-type]
         made = [*_score_figure(material, folder), *_residual_figure(material, folder)]
         made += frontier_figure(material.rows(), folder)
@@ -165,7 +165,8 @@ def _need_matplotlib() -> None:
 def _saved(figure: Figure, folder: Path, name: str) -> list[Path]:
     made = [folder / f"{name}.{kind}" for kind in ("svg", "png")]
     for path in made:
-        figure.savefig(path, dpi=200, metadata={"Date": None} if path.suffix == ".svg" else None)
+        with whole_file(path) as unfinished:
+            figure.savefig(unfinished, dpi=200, metadata={"Date": None} if path.suffix == ".svg" else None)
     return made
 
 

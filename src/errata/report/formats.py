@@ -36,12 +36,30 @@ def markdown(sections: Sections, title: str = "", note: str = "") -> str:
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Flat rows with a header; numbers in full."""
+    """Flat rows with a header; numbers in full, and no text that a spreadsheet would take for a formula."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([no_formula(column) for column in rows[0]] if rows else [])
+    writer.writerows([no_formula(value) for value in row.values()] for row in rows)
     return out.getvalue()
+
+
+def no_formula(value: Any) -> Any:
+    """Text that begins like a formula with an apostrophe before it, which spreadsheets leave out of sight."""
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r\n", "\n").replace(
+        "\r", "\n"
+    )  # csv leaves a lone \r unquoted, and readers end the row there
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\n")) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return text.isascii() and text == text.strip()
 
 
 def latex(sections: Sections, note: str = "") -> str:

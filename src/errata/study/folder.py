@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from errata.files import whole_file, write_text
 from errata.report.figures import NoFigures
 from errata.report.formats import markdown
 from errata.study.finding import Finding, plain
@@ -29,11 +30,10 @@ class Made:
 
 def write(finding: Finding, folder: Path, made: Made, seconds: float) -> list[str]:
     """`NAME.json`, `README.md`, `NAME.png` and `NAME.svg`; returns what the reader should be told."""
-    folder.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {"kind": "study", "what": finding.name, "title": finding.title, "note": finding.note}
     record |= {"seconds": seconds, **vars(made), "tables": finding.tables(), "data": finding}
     text = json.dumps(plain(record), indent=1, ensure_ascii=False)
-    (folder / f"{finding.name}.json").write_text(text, encoding="utf-8")
+    write_text(folder / f"{finding.name}.json", text)
     told = []
     try:
         drawn = draw(finding, folder)
@@ -47,7 +47,7 @@ def write(finding: Finding, folder: Path, made: Made, seconds: float) -> list[st
         f"```json\n{settings}\n```\n\n## Versions\n\n"
         f"{', '.join(f'{name} {number}' for name, number in made.versions.items())}\n"
     )
-    (folder / CARD).write_text(text, encoding="utf-8")
+    write_text(folder / CARD, text)
     return told
 
 
@@ -61,5 +61,6 @@ def draw(finding: Finding, folder: Path) -> list[Path]:
     finding.draw(figure)
     made = [folder / f"{finding.name}.{kind}" for kind in ("svg", "png")]
     for path in made:
-        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+        with whole_file(path) as unfinished:
+            figure.savefig(unfinished, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
     return made

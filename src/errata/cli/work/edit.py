@@ -15,6 +15,7 @@ from errata.editors.base import Outcome, Progress
 from errata.editors.guard import Guard
 from errata.evaluate.benchmarks import named_cases
 from errata.fact import Fact, check_facts
+from errata.files import write_text
 from errata.methods import method as row_of
 from errata.recipe import Recipe
 from errata.record.tables import answer_table, health_table, residual_table, seconds_table
@@ -60,7 +61,7 @@ def save(outcome: Outcome, ledgers: dict[str, Any], output: Path | None, checkpo
     """Write the edit with its ledger, and the edited model, where asked for."""
     if output is not None:
         outcome.edit.save(output)
-        (output / "ledger.json").write_text(json.dumps(ledgers, indent=1), encoding="utf-8")
+        write_text(output / "ledger.json", json.dumps(ledgers, indent=1))
         out.print(f"edit saved to {output}")
     if checkpoint is not None:
         outcome.decoder.save(checkpoint)
