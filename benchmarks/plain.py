@@ -2,7 +2,7 @@
 
 One fact at a time, the whole model, all logits, seven right-padded rows, autograd through everything. It is
 the oracle of the tests and the baseline of the benchmark, so it shares no line with errata and imports none
-of it. Facts are rows and features come last. Sections are those of the specification ("method 1.5").
+of it. Facts are rows and features come last. Sections are those of docs/method.md ("method 1.5").
 """
 
 from __future__ import annotations

@@ -1,70 +1,147 @@
-"""The examples of the documentation run as they are written, and what they define works."""
+"""The pages: cited sections exist, links lead somewhere, and printed figures are those that reports compare with."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from errata import WeightEdit
-from errata.evaluate import Case, evaluate
-from errata.methods import METHODS
-from tests.editing import decoder_of, editor_of
-from tests.models import tiny_facts
-
 ROOT = Path(__file__).parents[1]
+PAGES = {name: ROOT / "docs" / f"{name}.md" for name in ("method", "evaluation")}
+FOLDERS = ("src", "tests", "tools", "docs", "benchmarks")
+CITING = [*ROOT.glob("*.md"), *(p for d in FOLDERS for p in (ROOT / d).rglob("*.*"))]
+TEXTS = [p for p in CITING if p.suffix in (".py", ".md", ".yaml") and p != Path(__file__)]
+LINKING = [p for p in TEXTS if p.suffix == ".md"]
+
+NUMBER = r"\d+(?:\.\d+)*"
+AND = r"(?:,|,? and|;)[\s#]+"
+CITATION = re.compile(rf"\b({'|'.join(PAGES)})[\s#]+({NUMBER}(?:{AND}{NUMBER})*)\b(?!\.md)")
+WITHIN = re.compile(r"\((?:see )?(\d+\.\d+(?:, \d+\.\d+)*)\)")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+NAMED = re.compile(rf"`((?:{'|'.join(FOLDERS)})/[\w./*-]+)`")
+DATED = ("log.md", "CHANGELOG.md")
+"""Pages that tell of the repository as it was."""
 
 
-def run_examples(page: str) -> dict[str, Any]:
-    names: dict[str, Any] = {"__name__": "example"}
-    for code in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL):
-        exec(compile(code, page, "exec", dont_inherit=True), names)
-    return names
+def citations(text: str) -> Iterator[tuple[str, str]]:
+    """(page, section) of "method 1.3, 1.4" and the like, also where a line breaks in between."""
+    for page, numbers in CITATION.findall(text):
+        yield from ((page, number) for number in re.findall(NUMBER, numbers))
 
 
-@pytest.mark.parametrize(
-    ("page", "method"), [("docs/adding-a-solver.md", "ridge+fe"), ("docs/adding-a-construction.md", "firstlayer")]
-)
-def test_a_method_added_as_documented_edits(page: str, method: str) -> None:
-    try:
-        run_examples(page)
-        outcome = editor_of(decoder_of("llama"), method).edit(tiny_facts()[:3])
-        assert outcome.ledger.rows[-1].remaining[outcome.ledger.rows[-1].read] < 1
-    finally:
-        METHODS.pop(method, None)
+def headings(page: str) -> list[str]:
+    """The titles of a page, in order; what stands in a code block is none."""
+    return re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", page, flags=re.M | re.S), flags=re.M)
 
 
-def test_the_readmes_session_changes_a_fact_and_undoes_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    names = run_examples("README.md")
-    said, divergence = capsys.readouterr().out.splitlines()
-    assert said == "The mother tongue of Voltaire is | French. | Russian."
-    assert 0 < float(divergence) < 0.01
-    decoder = names["editor"].decoder
-    ids = [decoder.token_ids(names["facts"][0].text)]
-    assert decoder.decode(decoder.generate(ids, 1)[0]).strip() == "French"
-    WeightEdit.load(tmp_path / "runs" / "voltaire").put_on(decoder)
-    assert decoder.decode(decoder.generate(ids, 1)[0]).strip() == "Russian"
+def sections(page: str) -> list[str]:
+    """The numbers that its titles begin with, in order."""
+    return [found[1] for title in headings(page) if (found := re.match(rf"({NUMBER}) ", title))]
 
 
-def test_a_probe_added_as_documented_scores() -> None:
-    probe = run_examples("docs/adding-a-probe.md")["Forgotten"]()
-    cases = [Case(fact, str(i), target_true="Quill") for i, fact in enumerate(tiny_facts()[:2])]
-    assert 0 <= evaluate(decoder_of("llama"), cases, [probe])["forgotten"].value <= 1
+def unknown(text: str, known: Mapping[str, list[str]]) -> list[str]:
+    """The citations in a text of sections that their page does not have."""
+    return [f"{page} {number}" for page, number in citations(text) if number not in known[page]]
 
 
-def test_the_layout_shown_is_the_one_shipped() -> None:
-    shown = re.search(r"```yaml\n(.*?)```", (ROOT / "docs/adding-a-model.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert shown is not None
-    shipped = yaml.safe_load((ROOT / "src/errata/decoder/layouts/llama.yaml").read_text(encoding="utf-8"))
-    assert yaml.safe_load(shown[1]).items() <= shipped.items()
+def anchors(page: str) -> set[str]:
+    """What a link may name behind `#`: titles in lower case, spaces as hyphens, other signs dropped."""
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in headings(page)}
 
 
-def test_a_recipe_written_as_documented_is_read() -> None:
-    recipe = run_examples("docs/adding-a-model.md")["recipe"]
-    assert (recipe.window, recipe.anchor.learning_rate) == ((3, 4, 5), 0.5)
+def broken(text: str, where: Path) -> list[str]:
+    """The links of a page to files that are not there, or to titles that they do not have."""
+    lost = []
+    for link in LINK.findall(text):
+        if "://" in link or link.startswith("mailto:"):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (where.parent / name) if name else where
+        if not target.exists() or (anchor and anchor not in anchors(target.read_text(encoding="utf-8"))):
+            lost.append(link)
+    return lost
+
+
+@pytest.fixture(scope="module")
+def known() -> dict[str, list[str]]:
+    return {name: sections(page.read_text(encoding="utf-8")) for name, page in PAGES.items()}
+
+
+def test_every_cited_section_exists(known: Mapping[str, list[str]]) -> None:
+    lost = {str(p.relative_to(ROOT)): unknown(p.read_text(encoding="utf-8"), known) for p in TEXTS}
+    assert not {file: cited for file, cited in lost.items() if cited}
+
+
+def test_citations_are_really_collected() -> None:
+    cited = [pair for file in TEXTS for pair in citations(file.read_text(encoding="utf-8"))]
+    assert len(cited) > 250
+    assert {page for page, _ in cited} == set(PAGES)
+
+
+def test_a_citation_of_a_section_that_is_missing_is_named() -> None:
+    known = {"method": ["1", "1.3", "5.12"], "evaluation": ["1.4"]}
+    assert unknown("(method 1.3, 5.12, evaluation 1.4)", known) == []
+    assert unknown("(method 1.3, 1.4; evaluation 1.4)", known) == ["method 1.4"]
+    assert unknown("as in method\n    # 9.9 and 5.13, evaluation 2", known) == [
+        "method 9.9",
+        "method 5.13",
+        "evaluation 2",
+    ]
+    assert unknown("a method 3 times", known) == ["method 3"]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_refers_to_sections_that_it_has(name: str, known: Mapping[str, list[str]]) -> None:
+    text = PAGES[name].read_text(encoding="utf-8")
+    meant = {number for numbers in WITHIN.findall(text) for number in numbers.split(", ")}
+    assert len(meant) > 5
+    assert meant <= set(known[name])
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_sections_stand_in_order(name: str, known: Mapping[str, list[str]]) -> None:
+    numbers = [tuple(map(int, number.split("."))) for number in known[name]]
+    assert len(numbers) > 20
+    assert all(one < other for one, other in pairwise(numbers))
+
+
+def test_every_link_leads_somewhere() -> None:
+    lost = {str(p.relative_to(ROOT)): broken(p.read_text(encoding="utf-8"), p) for p in LINKING}
+    assert not {file: links for file, links in lost.items() if links}
+
+
+def test_a_link_to_a_missing_file_or_title_is_named(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("# It's a *title*: two\n\n```\n# not one\n```\n", encoding="utf-8")
+    good = "[a](page.md) [b](page.md#its-a-title-two) [c](https://example.org/x#y)"
+    assert broken(good, tmp_path / "here.md") == []
+    bad = "[a](none.md) [b](page.md#not-one) [c](page.md#a-title)"
+    assert broken(bad, tmp_path / "here.md") == ["none.md", "page.md#not-one", "page.md#a-title"]
+
+
+def test_every_path_that_a_page_names_exists() -> None:
+    pages = {p: p.read_text(encoding="utf-8") for p in LINKING if p.name not in DATED}
+    lost = {
+        str(p.relative_to(ROOT)): [n for n in NAMED.findall(text) if not any(ROOT.glob(n))] for p, text in pages.items()
+    }
+    assert not {file: names for file, names in lost.items() if names}
+
+
+def test_printed_tables_are_the_shipped_ones() -> None:
+    page = PAGES["evaluation"].read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    printed = [
+        (name, [float(value) for value in values]) for name, *values in rows if len(values) == 8 and _numeric(values)
+    ]
+    files = sorted((ROOT / "src").rglob("table*.yaml"))
+    tables = [yaml.safe_load(file.read_text(encoding="utf-8"))["rows"] for file in files]
+    shipped = [(name, row["values"]) for table in tables for name, row in table.items()]
+    assert len(shipped) > 50
+    assert printed == shipped
+
+
+def _numeric(values: list[str]) -> bool:
+    return all(re.fullmatch(r"[\d.]+", value) for value in values)
