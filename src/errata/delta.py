@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from errata.errors import StoreError, WrongModel
+from errata.files import whole_file
 
 
 @dataclass(frozen=True)
@@ -71,17 +70,12 @@ class WeightDelta:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file under a temporary name and move it into place. Raises StoreError."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{uuid4().hex}.{path.name}")
+    """Write a safetensors file, whole or not at all. Raises StoreError."""
+    with whole_file(path) as temporary:
         try:
             save_file(dict(tensors), temporary, metadata=dict(metadata))
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except (OSError, SafetensorError) as error:
-        raise StoreError(f"{path}: could not be written ({error}); nothing was left half written") from error
+        except SafetensorError as error:
+            raise StoreError(f"{path}: could not be written ({error}); nothing was left half written") from error
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
