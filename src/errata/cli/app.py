@@ -23,7 +23,10 @@ from errata.errors import ErrataError
 
 INTERRUPTED = 130
 
-app = typer.Typer(no_args_is_help=True, help="Change what a language model believes.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Edit facts into language models by changing their weights, and measure what else changes.",
+)
 for verb in (demo, edit, evaluate, bench, study, report, statistics, doctor, methods):
     app.command()(verb)
 app.add_typer(store_app, name="store")
@@ -42,7 +45,7 @@ def options(
         bool, typer.Option("--version", callback=show_versions, is_eager=True, help="Print the versions and stop.")
     ] = False,
 ) -> None:
-    """Change what a language model believes."""
+    """Edit facts into language models by changing their weights, and measure what else changes."""
 
 
 def main() -> None:

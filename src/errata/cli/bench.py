@@ -15,35 +15,63 @@ Listed = str | None
 
 
 def bench(
-    what: Annotated[str, typer.Argument(help="A YAML file with a grid, or models: `pocket`, a folder, a hub name.")],
-    methods: Annotated[Listed, typer.Option(help="Such as onelayer,memit,blue,memit+fe.")] = None,
-    dataset: Annotated[Listed, typer.Option(help="`pocket`, files of cases in any known layout, or hub names.")] = None,
-    edits: Annotated[Listed, typer.Option(help="Numbers of edits, such as 100,500.")] = None,
-    seeds: Annotated[Listed, typer.Option(help="Which cases (pocket), or which contexts (a file).")] = None,
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="A YAML file that describes a grid, or models separated by commas: `pocket`, folders, hub names."
+        ),
+    ],
+    methods: Annotated[
+        Listed, typer.Option(help="Methods to compare, separated by commas, such as onelayer,memit,blue,memit+fe.")
+    ] = None,
+    dataset: Annotated[
+        Listed,
+        typer.Option(help="Where facts come from, separated by commas: `pocket`, benchmark files, hub datasets."),
+    ] = None,
+    edits: Annotated[Listed, typer.Option(help="Numbers of facts to edit, such as 100,500.")] = None,
+    seeds: Annotated[
+        Listed,
+        typer.Option(help="Seeds, such as 0-2. A seed chooses the facts (pocket) or the context prefixes (files)."),
+    ] = None,
     sweep: Annotated[
         list[str] | None,
-        typer.Option(help="PATH=V1,V2 such as solvers.least_squares.weight=100,300 or window=3-7|1-5; repeatable."),
+        typer.Option(
+            help="Values of a setting, such as solvers.least_squares.weight=100,300 or window=3-7|1-5. Repeatable."
+        ),
     ] = None,
-    split: Annotated[Listed, typer.Option(help="Of the pocket facts: tuning, report or all.")] = None,
-    probes: Annotated[Listed, typer.Option(help="Families of probes.")] = None,
+    split: Annotated[
+        Listed, typer.Option(help="Which half of the pocket model's facts to use: tuning, report or all.")
+    ] = None,
+    probes: Annotated[
+        Listed, typer.Option(help="Families of probes to score, separated by commas, such as belief,specificity.")
+    ] = None,
     recipe: RecipeName = None,
     corpus: CorpusName = None,
     dtype: Dtype = None,
     device: Device = None,
     practice: Practice = None,
     ray: Annotated[
-        str | None, typer.Option(help="Run cells on a Ray cluster: its address, `auto`, or `local` for this machine.")
+        str | None,
+        typer.Option(
+            help="Run the cells of the grid on a Ray cluster: its address, `auto`, or `local` for this machine."
+        ),
     ] = None,
-    paper: Annotated[Listed, typer.Option(help="Print the scores beside this table of the paper.")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the cells and tables.")] = Path(
+    paper: Annotated[
+        Listed, typer.Option(help="Compare the scores with a table of the paper, such as table3_llama3_mcf.")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results and tables.")] = Path(
         "runs/bench"
     ),
-    form: Annotated[str, typer.Option("--format", help="What to print: text, md, csv, tex or html.")] = "text",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be run, and stop.")] = False,
-    finished: Annotated[bool, typer.Option("--finished", help="Only make the tables of what is finished.")] = False,
+    form: Annotated[
+        str, typer.Option("--format", help="Format of the printed tables: text, md, csv, tex or html.")
+    ] = "text",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be run, and stop.")] = False,
+    finished: Annotated[
+        bool, typer.Option("--finished", help="Run nothing; make the tables of what is finished.")
+    ] = False,
     trust_remote_code: Trust = False,
 ) -> None:
-    """Compare methods on a grid. Finished cells are kept; run the same line again to go on or to try failures again."""
+    """Compare methods over a grid of models, data and settings. The same command continues an interrupted run."""
     from errata.bench import read_grid
     from errata.cli.work.bench import BenchRun, numbers, reckoning_lines, show_results, swept
     from errata.errors import UnknownName

@@ -12,15 +12,26 @@ from errata.cli.options import Window
 
 
 def demo(
-    methods: Annotated[str, typer.Option(help="Methods to compare, see `errata methods`.")] = "memit,memit+fe",
+    methods: Annotated[
+        str, typer.Option(help="Methods to compare, separated by commas; `errata methods` lists all.")
+    ] = "memit,memit+fe",
     facts: Annotated[int, typer.Option(help="Number of facts to edit.")] = 100,
-    seed: Annotated[int, typer.Option(help="Which facts, and which new objects.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed that chooses the facts and their new objects.")] = 0,
     window: Window = None,
-    weight: Annotated[float | None, typer.Option(help="Preservation weight lambda instead of the recipe's.")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The run folder.")] = Path("runs/demo"),
-    fresh: Annotated[bool, typer.Option("--fresh", help="Use no stored statistics or anchors.")] = False,
+    weight: Annotated[
+        float | None,
+        typer.Option(
+            help="Preservation weight (lambda) in place of the recipe's. A larger one disturbs less and edits less."
+        ),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the edits and the record of the run.")
+    ] = Path("runs/demo"),
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Compute statistics and anchors anew instead of using stored ones.")
+    ] = False,
 ) -> None:
-    """Edit facts into the built-in model by several methods, side by side."""
+    """Edit facts into the built-in model by several methods, compare the results, and undo every edit."""
     from errata.cli.work.demo import Demo, announce, show_demo
     from errata.cli.work.opening import open_decoder, recipe_of
     from errata.methods import method as row_of

@@ -1,4 +1,4 @@
-"""errata doctor: what errata makes of a model."""
+"""errata doctor: whether and how errata can edit a model."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def doctor(
     window: Window = None,
     recipe: RecipeName = None,
     corpus: CorpusName = None,
-    facts: Annotated[int, typer.Option(help="Number of facts to reckon with.")] = 1000,
+    facts: Annotated[int, typer.Option(help="Number of facts for which memory is estimated.")] = 1000,
     dtype: Dtype = None,
     device: Device = None,
     trust_remote_code: Trust = False,
 ) -> None:
-    """Show what was found in a model, the proposed window, and what an edit would need. Changes nothing."""
+    """Show a model's structure, the layers to edit, and the memory and data that an edit needs. Changes nothing."""
     from errata.cli.work.opening import corpus_of, open_decoder, recipe_of
     from errata.cli.work.plan import costs, findings
     from errata.editor import Editor

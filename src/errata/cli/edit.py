@@ -13,7 +13,7 @@ from errata.cli.options import CorpusName, Device, Dtype, Layout, Method, Model,
 
 
 class Sought(StrEnum):
-    """Where targets are sought; method 5.23."""
+    """The model on which targets are sought; method 5.23."""
 
     current = "current"
     original = "original"
@@ -21,28 +21,55 @@ class Sought(StrEnum):
 
 def edit(
     model: Model,
-    facts: Annotated[str, typer.Argument(help="JSON, JSON lines or CSV with prompt, subject, target_new.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to save the edit to.")] = None,
+    facts: Annotated[
+        str,
+        typer.Argument(
+            help="A JSON, JSON lines or CSV file with the fields prompt, subject and target_new, or a benchmark's file."
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to save the edit in, so that it can be applied again.")
+    ] = None,
     method: Method = "memit+fe",
     window: Window = None,
     recipe: RecipeName = None,
     corpus: CorpusName = None,
     practice: Practice = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Facts edited together; default: all of them.")] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Edit this many facts at a time, one batch after another. Default: all together (rome: one by one).",
+        ),
+    ] = None,
     targets: Annotated[
-        Sought, typer.Option(help="On which model a batch's targets are sought: as edited so far, or the original.")
+        Sought,
+        typer.Option(
+            help="Seek a batch's targets on the model as edited so far (current) or on the unedited one (original)."
+        ),
     ] = Sought.current,
-    past: Annotated[Path | None, typer.Option(help="Folder of an edit of this model to go on from.")] = None,
-    guarded: Annotated[bool, typer.Option("--guard/--no-guard", help="Stop before a batch ruins the model.")] = True,
-    checkpoint: Annotated[Path | None, typer.Option(help="Also write the edited model, as a full checkpoint.")] = None,
+    past: Annotated[
+        Path | None,
+        typer.Option(help="Folder of an earlier edit of this model to continue from; the new edit then contains both."),
+    ] = None,
+    guarded: Annotated[
+        bool,
+        typer.Option(
+            "--guard/--no-guard",
+            help="With --batch: stop when a batch changes too much of what else the model says, and undo that batch.",
+        ),
+    ] = True,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Also write the whole edited model, as a folder that transformers can load.")
+    ] = None,
     layout: Layout = None,
-    limit: Annotated[int | None, typer.Option(help="Use the first N facts.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    limit: Annotated[int | None, typer.Option(help="Use only the first N facts.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
     dtype: Dtype = None,
     device: Device = None,
     trust_remote_code: Trust = False,
 ) -> None:
-    """Edit facts into a model; show before and after; save the edit as a value that can be taken off again."""
+    """Edit facts into a model, show its answers before and after, and save the edit, which can be undone exactly."""
     from errata.cli.work.edit import editor_for, facts_of, save, show_outcome
     from errata.cli.work.opening import corpus_of, open_decoder, recipe_of
     from errata.cli.work.plan import findings, plan

@@ -13,31 +13,44 @@ from errata.cli.options import Device, Dtype, Layout, Model, Trust
 
 def evaluate(
     model: Model,
-    cases: Annotated[str, typer.Argument(help="A file of cases in any known layout, or a hub name[:config[:split]].")],
+    cases: Annotated[
+        str, typer.Argument(help="The cases to score: a benchmark's file, or a hub dataset as NAME[:CONFIG[:SPLIT]].")
+    ],
     edit: Annotated[
-        Path | None, typer.Option(help="Folder of a saved edit to score beside the unedited model.")
+        Path | None,
+        typer.Option(help="Folder of a saved edit. The edited model is then scored as well as the unedited one."),
     ] = None,
     layout: Layout = None,
-    limit: Annotated[int | None, typer.Option(help="Use the first N cases.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first N cases.")] = None,
     families: Annotated[
         str | None,
-        typer.Option("--probes", help="Families of probes, such as belief,specificity,text; default: usual."),
+        typer.Option(
+            "--probes",
+            help="Families of probes, separated by commas, such as belief,specificity,text. Default: all but text.",
+        ),
     ] = None,
     references: Annotated[
-        Path | None, typer.Option(help="Reference texts for consistency, as published for CounterFact.")
+        Path | None,
+        typer.Option(help="Reference texts for the consistency score: CounterFact's attribute_snippets.json."),
     ] = None,
     ability: Annotated[
-        list[str] | None, typer.Option(help="A task of lm-eval, or pocket_facts, or a task's YAML; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="A general-ability task to run: a name of lm-eval's, pocket_facts, or a task's YAML file. Repeatable."
+        ),
     ] = None,
-    ability_limit: Annotated[int | None, typer.Option(help="Records of each task.")] = None,
+    ability_limit: Annotated[
+        int | None, typer.Option(help="Use only the first N records of each of these tasks.")
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write all scores as JSON, which `errata report` reads.")
+        Path | None,
+        typer.Option("--output", "-o", help="File for all scores, case by case, as JSON; `errata report` reads it."),
     ] = None,
     dtype: Dtype = None,
     device: Device = None,
     trust_remote_code: Trust = False,
 ) -> None:
-    """Efficacy, generalisation and specificity, the unedited model's own scores beside."""
+    """Score a model on cases, unedited and (with --edit) edited: efficacy, generalisation, specificity and more."""
     from errata.cli.work.evaluate import run_of, scored, show_scores
     from errata.cli.work.opening import open_decoder
     from errata.editors.saved import load_edit

@@ -10,16 +10,17 @@ from errata.cli.console import out, show
 
 
 def methods(
-    recipes: Annotated[bool, typer.Option("--recipes", help="List the models there are recipes for instead.")] = False,
+    recipes: Annotated[bool, typer.Option("--recipes", help="List the models that have a recipe instead.")] = False,
 ) -> None:
-    """List the methods: their name, their two axes, what they need, and who published them."""
+    """List the methods: where their targets come from, their solver, what they need, and who published them."""
     from errata.cli.work.methods import method_table, recipe_table
 
     if recipes:
         show(recipe_table())
         return
     show(method_table())
-    out.print("needs: a corpus to gather key statistics from (--corpus), or cases to learn from (--practice)")
+    out.print("needs: corpus, text from which key statistics are gathered (--corpus); practice, cases to train on")
     out.print(
-        "any other pair: blue:emmet is the targets of one with the solver of the other; blue:prune:emmet restrains it"
+        "Any other pair has a name too: blue:emmet has the targets of blue and the solver of emmet,\n"
+        "and in blue:prune:emmet that solver is restrained as in prune."
     )

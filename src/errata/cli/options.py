@@ -6,15 +6,43 @@ from typing import Annotated
 
 import typer
 
-Model = Annotated[str, typer.Argument(help="A checkpoint folder, a hub name, or `pocket` for the built-in model.")]
-Method = Annotated[str, typer.Option("--method", "-m", help="See `errata methods`.")]
-RecipeName = Annotated[str | None, typer.Option("--recipe", help="A recipe's name or a YAML file.")]
-Window = Annotated[str | None, typer.Option("--window", help="Layers to edit, such as 3-7 or 1,3,5.")]
-CorpusName = Annotated[str | None, typer.Option("--corpus", help="Text for key statistics: a file, or a dataset name.")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="A checkpoint folder, a Hugging Face hub name, or `pocket` for the model that ships with errata."
+    ),
+]
+Method = Annotated[str, typer.Option("--method", "-m", help="How to edit; `errata methods` lists all methods.")]
+RecipeName = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        help="Settings for the model: a shipped recipe's name or a YAML file. Default: the one that lists the model.",
+    ),
+]
+Window = Annotated[
+    str | None, typer.Option("--window", help="Layers to edit, such as 3-7 or 1,3,5. Default: the recipe's.")
+]
+CorpusName = Annotated[
+    str | None,
+    typer.Option("--corpus", help="Ordinary text from which key statistics are gathered: a file, or a dataset's name."),
+]
 Practice = Annotated[
-    str | None, typer.Option("--practice", help="Cases to learn editing from, for methods that do; not those edited.")
+    str | None,
+    typer.Option(
+        "--practice",
+        help="Cases on which a method that must be trained first (rledit) is trained. Do not edit or score them.",
+    ),
 ]
 Layout = Annotated[str | None, typer.Option("--layout", help="Layout of the file; default: seen from its fields.")]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 ...; default: the checkpoint's.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 ...; auto: spread over all there are.")]
-Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the checkpoint.")]
+Dtype = Annotated[
+    str | None,
+    typer.Option("--dtype", help="Number format to run in, such as float32 or bfloat16. Default: the checkpoint's."),
+]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="Where to run, such as cpu or cuda:1; auto spreads the model over all devices."),
+]
+Trust = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Allow code that comes with the checkpoint to run on this machine.")
+]

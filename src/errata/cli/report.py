@@ -13,13 +13,17 @@ from errata.cli.console import err, fleet, out
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(help="Folders of runs, of `errata bench` or `errata study`; scores of `evaluate -o`."),
+        typer.Argument(
+            help="Folders written by `errata demo`, `bench` or `study`, or files written by `errata evaluate -o`."
+        ),
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The page; default: report.html in the first folder.")
+        Path | None, typer.Option("--output", "-o", help="File for the page. Default: report.html in the first folder.")
     ] = None,
-    figures: Annotated[Path | None, typer.Option(help="Write figures as PNG and SVG into this folder too.")] = None,
-    title: Annotated[str, typer.Option(help="The page's title; default: the run's own.")] = "",
+    figures: Annotated[
+        Path | None, typer.Option(help="Folder to write the figures to as well, as PNG and SVG.")
+    ] = None,
+    title: Annotated[str, typer.Option(help="Title of the page. Default: the run's own.")] = "",
 ) -> None:
     """Write one self-contained HTML page about runs: what was edited, scores, curves, every fact, settings."""
     from errata.files import write_text

@@ -1,4 +1,4 @@
-"""errata statistics: gather, export or import the second moments of keys."""
+"""errata statistics: gather and export the second moments of keys."""
 
 from __future__ import annotations
 
@@ -14,15 +14,22 @@ from errata.cli.options import CorpusName, Device, Dtype, Model, RecipeName, Tru
 def statistics(
     model: Model,
     corpus: CorpusName = None,
-    tokens: Annotated[int | None, typer.Option(help="Tokens to use; 0: all. Default: 10 per key dimension.")] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of tokens to read; 0 reads the whole corpus. Default: 10 for each dimension of a key."
+        ),
+    ] = None,
     window: Window = None,
     recipe: RecipeName = None,
-    export: Annotated[Path | None, typer.Option(help="Also write layer-N.safetensors files to this folder.")] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Folder to write the statistics to as well, as layer-N.safetensors.")
+    ] = None,
     dtype: Dtype = None,
     device: Device = None,
     trust_remote_code: Trust = False,
 ) -> None:
-    """Gather key statistics of the window's layers in one pass, and keep them in the store."""
+    """Gather the key statistics of the layers to be edited, in one pass over a corpus, and store them."""
     from dataclasses import replace
 
     from errata.cli.work.opening import corpus_of, open_decoder, recipe_of

@@ -1,4 +1,4 @@
-"""errata store: what is kept of earlier runs, how large and how old it is, and making room."""
+"""errata store: what earlier runs have stored, how large and how old it is, and removing it."""
 
 from __future__ import annotations
 
@@ -16,19 +16,27 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _BYTES = {"": 1, "B": 1} | {f"{letter}B": 1000**i for i, letter in enumerate("KMGT", start=1)}
 _BYTES |= {f"{letter}IB": 1024**i for i, letter in enumerate("KMGT", start=1)}
 
-Where = Annotated[Path | None, typer.Option("--store", help="The store's folder; default: $ERRATA_STORE or the cache.")]
-Kind = Annotated[str | None, typer.Option(help="Only this kind, such as anchors or statistics.")]
+Where = Annotated[
+    Path | None,
+    typer.Option("--store", help="Folder of the store. Default: $ERRATA_STORE, or a folder in the user's cache."),
+]
+Kind = Annotated[str | None, typer.Option(help="Only results of this kind, such as anchors or statistics.")]
 
-store_app = typer.Typer(no_args_is_help=True, help="List or prune what is kept of earlier runs.")
+store_app = typer.Typer(no_args_is_help=True, help="List or remove what earlier runs have computed and stored.")
 
 
 @store_app.command("list")
 def list_store(
     store: Where = None,
     kind: Kind = None,
-    each: Annotated[bool, typer.Option("--each", help="A line for each shelf: all that is made of the same.")] = False,
+    each: Annotated[
+        bool,
+        typer.Option(
+            "--each", help="Print a line for each shelf, which holds what was made from the same model and settings."
+        ),
+    ] = False,
 ) -> None:
-    """Sizes, kinds and age. Nothing is changed."""
+    """List what is stored: kinds, sizes and ages. Changes nothing."""
     from errata.cli.work.store import by_kind, by_shelf, of_kind, store_at
     from errata.upkeep import entries, leftovers
 
@@ -44,15 +52,22 @@ def list_store(
 
 @store_app.command("prune")
 def prune_store(
-    older_than: Annotated[str | None, typer.Option(help="Remove what was not used for so long: 30d, 12h, 2w.")] = None,
-    max_size: Annotated[str | None, typer.Option(help="Then remove what was used longest ago, down to 10GB.")] = None,
-    stale: Annotated[bool, typer.Option("--stale", help="Also what another version wrote in another form.")] = False,
+    older_than: Annotated[
+        str | None, typer.Option(help="Remove what has not been used for this long, such as 30d, 12h or 2w.")
+    ] = None,
+    max_size: Annotated[
+        str | None,
+        typer.Option(help="Then remove what was used longest ago until the store is this small, such as 10GB."),
+    ] = None,
+    stale: Annotated[
+        bool, typer.Option("--stale", help="Also remove what other versions of errata wrote and this one cannot read.")
+    ] = False,
     kind: Kind = None,
     store: Where = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and stop.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be removed, and stop.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Make room: by age, by size, and always leftovers. Asks first. What is removed is made again when it is needed."""
+    """Remove stored results by age or size, and what killed processes left. They are computed again when needed."""
     from errata.cli.work.store import by_kind, of_kind, store_at
     from errata.upkeep import entries, leftovers, remove, superfluous
 

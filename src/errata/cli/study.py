@@ -16,30 +16,33 @@ STUDIES = ("cosines", "residuals", "steering", "stability", "tracing", "contribu
 
 def study(
     model: Model,
-    what: Annotated[str, typer.Argument(help=f"One of {', '.join(STUDIES)}, or several with commas, or all.")],
+    what: Annotated[str, typer.Argument(help=f"Studies to run, separated by commas: {', '.join(STUDIES)}; or all.")],
     facts_file: Annotated[
-        str | None, typer.Argument(help="Facts or cases in any known layout; `pocket` has its own.")
+        str | None, typer.Argument(help="A file of facts or of a benchmark's cases. `pocket` has facts of its own.")
     ] = None,
-    facts: Annotated[int, typer.Option(help="Number of facts.")] = 100,
-    seed: Annotated[int, typer.Option(help="Which facts (pocket); noise and start vectors.")] = 0,
+    facts: Annotated[int, typer.Option(help="Number of facts to use.")] = 100,
+    seed: Annotated[
+        int, typer.Option(help="Seed for the choice of facts (pocket), for noise and for start vectors.")
+    ] = 0,
     methods: Annotated[
-        str | None, typer.Option(help="Of cosines, residuals and steering: methods instead of the usual ones.")
+        str | None,
+        typer.Option(help="For cosines, residuals and steering: methods to look at, in place of the usual ones."),
     ] = None,
     window: Window = None,
     layers: Annotated[
-        str | None, typer.Option(help="Of tracing: layers to put back, such as 0-11; default: all.")
+        str | None, typer.Option(help="For tracing: layers whose states are put back, such as 0-11. Default: all.")
     ] = None,
     recipe: RecipeName = None,
     corpus: CorpusName = None,
     layout: Layout = None,
     dtype: Dtype = None,
     device: Device = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="A folder for each study goes here.")] = Path(
-        "runs/study"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder in which each study gets a folder of its own.")
+    ] = Path("runs/study"),
     trust_remote_code: Trust = False,
 ) -> None:
-    """See into locate-then-edit: cosines, residuals, Jacobians, stability, causal tracing, layer contributions."""
+    """Measure how locate-then-edit works: cosines, residuals, Jacobians, stability, tracing, contributions."""
     from errata.cli.work.opening import corpus_of, open_decoder, recipe_of
     from errata.cli.work.study import StudyRun, facts_of, studies_of
     from errata.recipe import parse_window
