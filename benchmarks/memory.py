@@ -128,7 +128,6 @@ def foretold(size: Size, facts: int, device_bytes: int) -> list[Row]:
         model = AutoModelForCausalLM.from_config(config, dtype=size.dtype)
     decoder = Decoder(model, tokenizer_for(made_up_facts(50), True), name=size.name)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    decoder.fingerprint = "described"
     free = device_bytes - weights - CONTEXT
     editor = Editor(decoder, "memit+fe", recipe=recipe_of(size, None), contexts=contexts(), store=Store.nowhere())
     peaks: dict[str, Peak] = editor.pipeline.memory(decoder, facts, free)

@@ -191,8 +191,11 @@ class Editor:
         from; the outcome's edit then holds both. Raises UnusableFacts, AlreadyEdited, StatisticsError, SolveError;
         the model is then as before.
         """
+        self.decoder.identify()
         if past is None:
             self.decoder.check_unedited()
+        else:
+            past = past.fitted_to(self.decoder)
         schedule = Schedule(self._batch if batch is None else batch, targets, remember)
         shared = self.pipeline.shared or self.fleet.size == 1
         run = self.pipeline.run if shared else self._led
@@ -244,8 +247,7 @@ class Editor:
     def _origin(self, layer: int) -> dict[str, object]:
         wanted = self.recipe.statistics
         return {
-            "model": self.decoder.fingerprint,
-            "dtype": str(self.decoder.dtype),
+            "model": self.decoder.identity.key,
             "layer": layer,
             "corpus": self.corpus.name if self.corpus else "unknown",
             "tokens": wanted.tokens,
@@ -255,7 +257,7 @@ class Editor:
     def _manifest(self, facts: Sequence[Fact], schedule: Schedule) -> dict[str, Any]:
         made: dict[str, Any] = {
             "model": self.decoder.name,
-            "fingerprint": self.decoder.fingerprint,
+            "identity": self.decoder.described().to_json(),
             "dtype": str(self.decoder.dtype).removeprefix("torch."),
             "method": self.method,
             **self.pipeline.describe(),

@@ -26,7 +26,7 @@ from errata.delta import write_tensors
 from errata.errors import StoreError
 
 Tensors = dict[str, Tensor]
-SCHEMA = 2
+SCHEMA = 3
 """Raised when files take another form, or when the same ingredients come to make other values. A folder of the store:
 what was written under another schema is never found."""
 SHARDS, DESCRIPTION, DAMAGED = "*.safetensors", "made_of.json", ".damaged"

@@ -126,8 +126,7 @@ def _planned(
 ) -> Planned:
     recipe, schedule = with_settings(at_hand.recipe, settings), schedule_of(settings)
     identity: dict[str, Any] = {
-        "model": at_hand.decoder.fingerprint,
-        "dtype": str(at_hand.decoder.dtype),
+        "model": at_hand.decoder.identity.key,
         "cases": cases_digest,
         "probes": list(probes),
     }
@@ -156,7 +155,7 @@ def anchors_needed(plan: Planned) -> dict[str, set[str]]:
     if not isinstance(row, Pair):
         return {}
     construction, window = row.construction, plan.recipe.window
-    made_of = [plan.identity[key] for key in ("model", "dtype", "anchor", "context_seed")]
+    made_of = [plan.identity[key] for key in ("model", "anchor", "context_seed")]
     shared = digest([*made_of, repr(construction.search)])
     facts = [repr(case.fact) for case in plan.cases]
     size = plan.identity["schedule"]["batch"] if plan.schedule.targets == "current" else None

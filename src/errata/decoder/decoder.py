@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace as replace_fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,17 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.pytorch_utils import Conv1D
 
 from errata.decoder import hooks
-from errata.decoder.fingerprint import fingerprint
+from errata.decoder.fingerprint import fingerprints
 from errata.decoder.frontier import Frontier
 from errata.decoder.graft import Graft
+from errata.decoder.identity import (
+    NARROW,
+    Identity,
+    configuration_of,
+    layout_of_states,
+    tokenizer_hash,
+    writes,
+)
 from errata.decoder.layout import DecoderLayout, blocks_of, layout_of, linear_shape
 from errata.decoder.memory import CPU_PASS, tokens_at_once
 from errata.decoder.offload import fetched, is_away, names_once, replace, running_device
@@ -51,6 +60,8 @@ class Decoder:
         self.change: WeightDelta | None = None
         self._originals: dict[str, Tensor] = {}
         self._known: dict[tuple[int, ...], Tensor] = {}
+        self._known_of: object = None
+        self._identity: tuple[object, Identity] | None = None
         self.grafted: Graft | None = None
         self._wires, self._carriers = ExitStack(), ExitStack()
         self._prompts: Sequence[int] | None = None
@@ -118,12 +129,40 @@ class Decoder:
         """Where tokens enter, and where states, targets and changes are kept."""
         return running_device(self.model.get_input_embeddings())
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """A hash that every value of the original weights enters, whatever dtype and device they were loaded in."""
-        edited = self._originals
+    @property
+    def identity(self) -> Identity:
+        """What this model is without its edit, computed anew once a parameter was written to; see `identify`."""
+        now = writes(self.model)
+        if self._identity is None or self._identity[0] != now:
+            self._identity = now, self._identity_now()
+        return self._identity[1]
+
+    def identify(self) -> Identity:
+        """`identity` as of now, asked wherever an edit begins: a write through `.data` leaves no trace."""
+        self._identity = None
+        return self.identity
+
+    def described(self) -> Identity:
+        """`identity`, with what the weights are when rounded to narrower dtypes, for an edit to name its base by."""
+        return replace_fields(self.identity, rounded=self._identity_now(NARROW).rounded)
+
+    def _identity_now(self, rounded_to: Sequence[torch.dtype] = ()) -> Identity:
+        edited, config = self._originals, self.model.config
         weights = ((name, edited[name] if name in edited else self._values(name)) for name in names_once(self.model))
-        return fingerprint(self.model.config.model_type, weights)
+        own, *rounded = fingerprints(config.model_type, weights, rounded_to)
+        return Identity(
+            own,
+            configuration_of(config),
+            tokenizer_hash(self.tokenizer),
+            layout_of_states(self.layout),
+            _name_of(self.dtype),
+            dict(zip(map(_name_of, rounded_to), rounded, strict=True)),
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """What an edit of this model names as its base: weights and configuration."""
+        return self.identity.base
 
     @cached_property
     def returns_tuple(self) -> bool:
@@ -259,9 +298,11 @@ class Decoder:
     def check_fits(self, delta: WeightDelta) -> None:
         """Raises WrongModel or NotFinite if `delta` cannot be put on; changes nothing."""
         if delta.fingerprint != self.fingerprint:
+            same = delta.fingerprint.partition("-")[0] == self.identity.weights
             raise WrongModel(
                 f"this edit was made for weights {delta.fingerprint}, the model at hand ({self.name}) is "
-                f"{self.fingerprint}. Nothing was changed. Load the model that the edit names."
+                f"{self.fingerprint}{': the same weights in another configuration' * same}. Nothing was changed. "
+                "Load the model that the edit names."
             )
         known = dict(self.model.named_parameters())
         for name, change in delta.changes.items():
@@ -406,6 +447,8 @@ class Decoder:
 
         Kept for rows that were asked before, up to half a GiB: comparing several edits asks for them each time.
         """
+        if self._known_of != (now := writes(self.model)):
+            self._known, self._known_of = {}, now
         wanted = list(map(tuple, rows))
         missing = list(dict.fromkeys(row for row in wanted if row not in self._known))
         fresh: dict[tuple[int, ...], Tensor] = {}
@@ -565,6 +608,10 @@ class Decoder:
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """Indices in batches of like length whose padded size fits in memory."""
         yield from in_batches(lengths, self.budget)
+
+
+def _name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _beside(change: Float[Tensor, "model inner"]) -> Callable[[Tensor, Tensor], Tensor]:

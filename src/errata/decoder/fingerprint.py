@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import isqrt
 
 import torch
@@ -14,7 +14,12 @@ _SIDE = 2048
 
 
 def fingerprint(kind: str, weights: Iterable[tuple[str, Tensor]]) -> str:
-    """A hash of a model type and its parameters: names, shapes, values.
+    """`fingerprints` of the values as they are."""
+    return fingerprints(kind, weights)[0]
+
+
+def fingerprints(kind: str, weights: Iterable[tuple[str, Tensor]], rounded_to: Sequence[torch.dtype] = ()) -> list[str]:
+    """A hash of a model type and its parameters: names, shapes, values; then one for each dtype they are rounded to.
 
     Of the values' bits only the sums along rows and columns of squares of 2048 x 2048 are hashed, modulo 2^32. They
     change with any single value, are equal on every device, and are formed where the values lie, as fast as these can
@@ -22,13 +27,15 @@ def fingerprint(kind: str, weights: Iterable[tuple[str, Tensor]]) -> str:
 
     Values enter as float32, so a bf16 checkpoint has the same fingerprint when loaded as float32.
     """
-    digest = hashlib.blake2b(kind.encode(), digest_size=16)
+    digests = [(dtype, hashlib.blake2b(kind.encode(), digest_size=16)) for dtype in (None, *rounded_to)]
     for name, values in weights:
-        digest.update(f"{name}{tuple(values.shape)}".encode())
         flat = values.reshape(-1)
-        for start in range(0, flat.numel(), _SIDE**2):
-            digest.update(_sums(flat[start : start + _SIDE**2]))
-    return digest.hexdigest()
+        for dtype, digest in digests:
+            digest.update(f"{name}{tuple(values.shape)}".encode())
+            for start in range(0, flat.numel(), _SIDE**2):
+                part = flat[start : start + _SIDE**2]
+                digest.update(_sums(part if dtype is None or not part.is_floating_point() else part.to(dtype)))
+    return [digest.hexdigest() for _, digest in digests]
 
 
 def _sums(values: Tensor) -> bytes:

@@ -9,14 +9,15 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 from torch import Tensor
 
 from errata.decoder.decoder import Decoder
+from errata.decoder.identity import Identity, check_base
 from errata.decoder.memory import Peak
 from errata.decoder.site import Contexts
 from errata.delta import WeightDelta, read_tensors, write_tensors
@@ -103,6 +104,19 @@ class Edit(ABC):
         return [Fact(**row) for row in self.manifest.get("facts", [])]
 
     @abstractmethod
+    def fitted_to(self, decoder: Decoder) -> Self:
+        """The same edit, naming the decoder as its base. Raises WrongModel, saying what differs, if it is not."""
+
+    def base_on(self, decoder: Decoder, fingerprint: str) -> str:
+        """The fingerprint of the decoder if this edit was made for it, or for it in another precision; else its own."""
+        here = decoder.identify()
+        if fingerprint == here.base or "identity" not in self.manifest:
+            return fingerprint
+        made_for = Identity.from_json(self.manifest["identity"])
+        check_base(made_for, decoder.described(), decoder.name)
+        return here.base if made_for.base == fingerprint else fingerprint
+
+    @abstractmethod
     def put_on(self, decoder: Decoder) -> None:
         """Edit the decoder. Raises WrongModel, before anything changes, if it is not the edit's base."""
 
@@ -124,8 +138,12 @@ class WeightEdit(Edit):
     keys: dict[int, Tensor] = field(default_factory=dict)
     """Layer -> keys [fact, inner] of all facts edited so far: what a later edit needs in order to go on from here."""
 
+    def fitted_to(self, decoder: Decoder) -> WeightEdit:
+        base = self.base_on(decoder, self.delta.fingerprint)
+        return self if base == self.delta.fingerprint else replace(self, delta=WeightDelta(base, self.delta.changes))
+
     def put_on(self, decoder: Decoder) -> None:
-        decoder.put_on(self.delta)
+        decoder.put_on(self.fitted_to(decoder).delta)
 
     def take_off(self, decoder: Decoder) -> None:
         decoder.restore()

@@ -166,8 +166,7 @@ class _Training:
     def made_of(self) -> dict[str, object]:
         """Everything the outcome follows from."""
         return {
-            "model": self.decoder.fingerprint,
-            "dtype": str(self.decoder.dtype),
+            "model": self.decoder.identity.key,
             "past": self.past.digest,
             "settings": asdict(self.settings),
             "lessons": [[list(lesson.prompt), list(lesson.answer)] for lesson in self.lessons],

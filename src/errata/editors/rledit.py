@@ -202,8 +202,7 @@ class RLEdit(Pipeline):
         records = json.dumps([asdict(one) for one in practice], sort_keys=True)
         settings = {name: value for name, value in asdict(self).items() if name != "checkpoint_seconds"}
         return {
-            "model": decoder.fingerprint,
-            "dtype": str(decoder.dtype),
+            "model": decoder.identity.key,
             "settings": settings,
             "practice": hashlib.sha256(records.encode()).hexdigest(),
         }

@@ -11,7 +11,7 @@ first wanted position, so that an answer is scored under the decision that gener
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -50,13 +50,17 @@ class SideMemory(Edit):
     sides: tuple[Side, ...]
     manifest: dict[str, Any] = field(default_factory=dict)
 
+    def fitted_to(self, decoder: Decoder) -> SideMemory:
+        return replace(self, fingerprint=self.base_on(decoder, self.fingerprint))
+
     def put_on(self, decoder: Decoder) -> None:
         """Graft it, in place of any edit the decoder carries."""
-        decoder.check_fits(WeightDelta(self.fingerprint))
+        base = self.fitted_to(decoder).fingerprint
+        decoder.check_fits(WeightDelta(base))
         decoder.check_window([self.layer])
         name = decoder.parameter_name(self.layer)
         for side in self.sides:
-            decoder.check_fits(WeightDelta(self.fingerprint, {name: side.change}))
+            decoder.check_fits(WeightDelta(base, {name: side.change}))
         decoder.restore()
         decoder.graft(Router(self, decoder.weight(self.layer).device, decoder.precision))
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from errata.decoder.decoder import Decoder
 from errata.decoder.frontier import Frontier
 from errata.decoder.memory import place_for
-from errata.decoder.site import Contexts, Site
+from errata.decoder.site import Contexts, FactSite, Site
 from errata.delta import WeightDelta
 from errata.editors.base import Ledger, LedgerRow, Progress
 from errata.editors.guard import Guard, Watch
@@ -290,7 +290,7 @@ class Sweeps:
             **self.state(),
             "method": repr(self.method),
             "contexts": self.site.contexts.groups,
-            "facts": [_name(fact) for fact in self.site.facts],
+            "facts": [place_name(fact, place) for fact, place in zip(self.site.facts, self.site, strict=True)],
             "statistics": WeightDelta("", moments).digest,
             "kept": WeightDelta("", {str(layer): keys for layer, keys in self.kept.items()}).digest,
         }
@@ -298,11 +298,7 @@ class Sweeps:
     def state(self) -> dict[str, object]:
         """What model this is, as it is now."""
         change = self.decoder.change
-        return {
-            "model": self.decoder.fingerprint,
-            "change": change.digest if change else None,
-            "dtype": str(self.decoder.dtype),
-        }
+        return {"model": self.decoder.identity.key, "change": change.digest if change else None}
 
     def anchors(self, site: Site, layer: int) -> Float[Tensor, "fact model"]:
         """Anchors of all facts at a layer on the model as it is now: from the store, or optimised and stored.
@@ -314,7 +310,7 @@ class Sweeps:
         search = self.method.construction.search
         settings = {"layer": layer, "space": search.space, "settings": asdict(self.method.anchor), **search.departures}
         shelf = self.store.shelf("anchors", self.state() | settings | {"contexts": site.contexts.groups})
-        names = [_name(fact) for fact in site.facts]
+        names = [place_name(fact, place) for fact, place in zip(site.facts, site, strict=True)]
         stored = shelf.get(names)
         had = [i for i, name in enumerate(names) if name in stored]
         owner, missing = self.fleet.owners(had, len(site))
@@ -400,6 +396,8 @@ def _notes(decoder: Decoder, site: Site) -> list[str]:
     ]
 
 
-def _name(fact: Fact) -> str:
-    text = "\0".join((fact.prompt, fact.subject, fact.target_new))
-    return blake2b(text.encode(), digest_size=16).hexdigest()
+def place_name(fact: Fact, place: FactSite) -> str:
+    """A hash of a fact's text and of all tokens it is read as: in every context, as essence, and its target."""
+    prompts = [[prompt.ids, prompt.decisive] for prompt in (*place.prompts, place.essence)]
+    tokens = json.dumps([fact.prompt, fact.subject, fact.target_new, prompts, place.target])
+    return blake2b(tokens.encode(), digest_size=16).hexdigest()

@@ -183,8 +183,7 @@ class Wise(Pipeline):
     ) -> dict[str, object]:
         """Everything the memory follows from."""
         return {
-            "model": decoder.fingerprint,
-            "dtype": str(decoder.dtype),
+            "model": decoder.identity.key,
             "settings": asdict(self),
             "facts": [asdict(fact) for fact in facts],
             "contexts": contexts.groups,

@@ -32,7 +32,7 @@ def run_of(decoder: Decoder, dataset: str, cases: Sequence[Case], scores: Mappin
     """The record of an evaluation."""
     settings = {
         "model": decoder.name,
-        "fingerprint": decoder.fingerprint,
+        "identity": decoder.identity.key,
         "dtype": str(decoder.dtype).removeprefix("torch."),
         "dataset": dataset,
         "records": [case.id for case in cases],

@@ -77,7 +77,7 @@ class StudyRun:
         decoder = self.trial.decoder
         return {
             "model": decoder.name,
-            "fingerprint": decoder.fingerprint,
+            "identity": decoder.identity.key,
             "dtype": str(decoder.dtype).removeprefix("torch."),
             "device": str(decoder.device),
             "facts": self.facts_file or f"the pocket model's, split report, seed {self.seed}",
