@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -215,3 +217,19 @@ def test_ctrl_c_says_what_is_kept(run: Run, base: Path, facts: Path, monkeypatch
     code, said = run("edit", base, facts, *options(base))
     assert code == 130
     assert "anchors found so far are kept" in said
+
+
+def test_a_job_that_is_terminated_ends_as_if_interrupted_and_says_so(
+    run: Run, base: Path, facts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def terminated(*args: object, **kwargs: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("errata.editor.Editor.edit", terminated)
+    code, said = run("edit", base, facts, "-o", tmp_path / "edit", *options(base))
+    assert code == 143
+    assert "anchors found so far are kept" in said
+    assert not (tmp_path / "edit").exists()
+    assert signal.getsignal(signal.SIGTERM) == before

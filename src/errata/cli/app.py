@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Annotated
 
@@ -21,7 +25,8 @@ from errata.cli.store import store_app
 from errata.cli.study import study
 from errata.errors import ErrataError
 
-INTERRUPTED = 130
+INTERRUPTED = 128 + signal.SIGINT
+TERMINATED = 128 + signal.SIGTERM
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -49,17 +54,45 @@ def options(
 
 
 def main() -> None:
-    """The console script: an error of errata's own becomes one message and exit code 1, Ctrl-C becomes 130."""
+    """The console script: an error of errata's own becomes one message and exit code 1.
+
+    Ctrl-C becomes 130. SIGTERM, by which schedulers end a job, is handled like it, and becomes 143.
+    """
     rank = 0
-    try:
-        here = fleet_here()
-        rank = here.rank if here else 0
-        with in_fleet(here):
-            app()
-    except ErrataError as error:
-        fail(f"{type(error).__name__}: {error}", rank)
-        sys.exit(1)
-    except SystemExit as left:
-        if left.code == INTERRUPTED:
+    with terminated_like_interrupted() as signals:
+        try:
+            here = fleet_here()
+            rank = here.rank if here else 0
+            with in_fleet(here):
+                app()
+        except ErrataError as error:
+            fail(f"{type(error).__name__}: {error}", rank)
+            sys.exit(1)
+        except SystemExit as left:
+            if left.code != INTERRUPTED:
+                raise
             fail("Interrupted. The model is unchanged; anchors found so far are kept and used by the next run.")
-        raise
+            sys.exit(TERMINATED if signals else INTERRUPTED)
+
+
+@contextmanager
+def terminated_like_interrupted() -> Iterator[list[int]]:
+    """Inside, SIGTERM raises KeyboardInterrupt in the main thread, so that what is half done is undone; once only.
+
+    Yields the signals that came.
+    """
+    signals: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        if not signals:
+            signals.append(number)
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield signals
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield signals
+    finally:
+        signal.signal(signal.SIGTERM, before)
