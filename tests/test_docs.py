@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -128,6 +129,21 @@ def test_every_path_that_a_page_names_exists() -> None:
         str(p.relative_to(ROOT)): [n for n in NAMED.findall(text) if not any(ROOT.glob(n))] for p, text in pages.items()
     }
     assert not {file: names for file, names in lost.items() if names}
+
+
+def test_the_session_of_the_readme_prints_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.S)
+    (promised,) = re.findall(r"# (.* \| .*)", code)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    said, divergence = capsys.readouterr().out.splitlines()
+    assert said == promised
+    assert 0 < float(divergence) < 1
+    assert (tmp_path / "runs" / "voltaire" / "edit.safetensors").is_file()
+    assert not names["editor"].decoder.is_edited
 
 
 def test_printed_tables_are_the_shipped_ones() -> None:
