@@ -33,10 +33,9 @@ from errata.targets import (
     EveryLayer,
     ForwardReplay,
     GraduatedReplay,
-    InContext,
-    LeftPadded,
+    Imagined,
+    Search,
     SingleLayer,
-    SingleProjection,
     TargetConstruction,
 )
 
@@ -139,6 +138,11 @@ def _layers(first: float, last: float) -> Callable[[int], Mapping[str, Any]]:
     return lambda depth: {"layers": tuple(range(int(first * depth), int(last * depth) + 1))}
 
 
+MLP = Search("mlp")
+PROJECTION = Search("mlp", alone=True)
+LEFT_PADDED = Search(padding="left")
+IN_CONTEXT = Search(objective=Imagined())
+
 METHODS: dict[str, Method] = {
     "onelayer": Pair(SingleLayer(), LeastSquares(), FE),
     "memit": Pair(BackwardSpreading(), LeastSquares(), MEMIT),
@@ -149,13 +153,13 @@ METHODS: dict[str, Method] = {
     "blue": Pair(BoundaryLayers(), LeastSquares(), BLUE),
     "blue-unedited": Pair(BoundaryLayers(anew=False), LeastSquares(), BLUE_IN_FE),
     "every-layer": Pair(EveryLayer(), LeastSquares(), FE),
-    "pmet": Pair(BackwardSpreading("sqrt", space="mlp"), LeastSquares(), PMET),
-    "adaedit": Pair(BackwardSpreading(space="mlp"), Truncated(LeastSquares()), ADAEDIT),
-    "namet": Pair(LeftPadded(BackwardSpreading()), LeastSquares(), NAMET),
-    "namet+fe": Pair(LeftPadded(ForwardReplay()), LeastSquares(), NAMET),
-    "memit+lti": Pair(InContext(BackwardSpreading()), LeastSquares(), LTI),
-    "memit+fe+lti": Pair(InContext(ForwardReplay()), LeastSquares(), LTI),
-    "rome-original": Pair(SingleProjection(), RankOne(divisor="bare"), ROME_ORIGINAL, batch=1),
+    "pmet": Pair(BackwardSpreading("sqrt", search=MLP), LeastSquares(), PMET),
+    "adaedit": Pair(BackwardSpreading(search=MLP), Truncated(LeastSquares()), ADAEDIT),
+    "namet": Pair(BackwardSpreading(search=LEFT_PADDED), LeastSquares(), NAMET),
+    "namet+fe": Pair(ForwardReplay(search=LEFT_PADDED), LeastSquares(), NAMET),
+    "memit+lti": Pair(BackwardSpreading(search=IN_CONTEXT), LeastSquares(), LTI),
+    "memit+fe+lti": Pair(ForwardReplay(search=IN_CONTEXT), LeastSquares(), LTI),
+    "rome-original": Pair(SingleLayer(search=PROJECTION), RankOne(divisor="bare"), ROME_ORIGINAL, batch=1),
     "rome": Pair(SingleLayer(), RankOne(), ROME, batch=1),
     "alphaedit": Pair(BackwardSpreading(), NullSpace(), ALPHAEDIT),
     "alphaedit+fe": Pair(ForwardReplay(), NullSpace(), FE),

@@ -21,7 +21,7 @@ from errata.solvers import (
     Solver,
     Sparsified,
 )
-from errata.targets import BackwardSpreading, ForwardReplay, SingleLayer, SingleProjection, TargetConstruction
+from errata.targets import BackwardSpreading, ForwardReplay, Search, SingleLayer, TargetConstruction
 from tests.editing import ANCHOR, BOTH, CONTEXTS, RECIPE, decoder_of, editor_of
 from tests.models import tiny_facts
 
@@ -101,7 +101,9 @@ def test_one_fact_under_equality_is_the_rank_one_change_with_a_consistent_key(fa
 
 
 @both
-@pytest.mark.parametrize("construction", [SingleLayer(), SingleProjection()], ids=["block", "projection"])
+@pytest.mark.parametrize(
+    "construction", [SingleLayer(), SingleLayer(search=Search("mlp", alone=True))], ids=["block", "projection"]
+)
 def test_the_original_divisor_brings_the_bare_prompt_to_its_target_and_the_consistent_one_does_not(
     family: str, construction: TargetConstruction
 ) -> None:  # method 2.1

@@ -24,10 +24,8 @@ from errata.targets import (
     BoundaryLayers,
     ForwardReplay,
     Imagined,
-    InContext,
-    LeftPadded,
     Search,
-    SingleProjection,
+    SingleLayer,
     TargetConstruction,
     optimise_anchors,
 )
@@ -195,14 +193,13 @@ def test_what_is_usual_leaves_the_stores_key_as_it_is_and_what_is_not_enters_it(
     assert Search().departures == Search("mlp").departures == {}
     every = [repr(sorted(search.departures.items())) for search in SEARCHES.values()]
     assert len(set(every)) == len(every)
-    assert SingleProjection().search == Search("mlp", alone=True)
 
 
 CONSTRUCTIONS: list[TargetConstruction] = [
-    LeftPadded(BackwardSpreading()),
-    InContext(BoundaryLayers()),
-    InContext(LeftPadded(ForwardReplay())),
-    SingleProjection(),
+    BackwardSpreading(search=SEARCHES["left"]),
+    BoundaryLayers(search=SEARCHES["in context"]),
+    ForwardReplay(search=Search(padding="left", objective=Imagined())),
+    SingleLayer(search=SEARCHES["down-projection"]),
 ]
 
 
@@ -218,8 +215,8 @@ def test_every_search_makes_an_edit_with_anchors_of_its_own(
         yield from real(decoder, site, layer, settings, facts, **how)
 
     monkeypatch.setattr(sweep, "optimise_anchors", counted)
-    inner = getattr(construction, "construction", BackwardSpreading("sqrt", space="mlp"))
-    for name, row in (("usual", inner), ("other", construction)):
+    usual = replace(construction, search=Search(construction.search.space))
+    for name, row in (("usual", usual), ("other", construction)):
         monkeypatch.setitem(METHODS, name, Pair(row, LeastSquares(), "test"))
         outcome = editor_of(decoder_of("gpt2"), name, store=store).edit(FACTS)
         assert min(asked) == len(FACTS), "anchors of the usual search were taken for others"

@@ -149,7 +149,7 @@ class Sweeps:
         own = site.part(mine)
         prompts = Frontier(decoder, [prompt.stem for place in own for prompt in place.prompts])
         bare = Frontier(decoder, own.bare)
-        space = self.method.construction.space
+        space = self.method.construction.search.space
 
         def states(layers: Sequence[int]) -> Targets:
             return self.fleet.rows(mine, bare.states(layers, space=space))

@@ -98,17 +98,19 @@ class Trial:
     def edit(self, method: str | LocateThenEdit) -> Tried:
         """Edit all facts at once, note what came of it, and take the edit off again."""
         pipeline = self.pipeline(method) if isinstance(method, str) else method
-        tried = self._run(pipeline, Watched(pipeline.construction))
+        tried = self._run(pipeline, Watched(pipeline.construction, search=pipeline.construction.search))
         parts = self.parts(tried)
         for i, step in enumerate(tried.construction.steps(self.window)):
             if step.anew:  # found in the store: the edit itself sought it on this very model
-                watched = Watched(pipeline.construction, edits=False, only=(step.read,))
+                watched = Watched(
+                    pipeline.construction, edits=False, only=(step.read,), search=pipeline.construction.search
+                )
                 tried.targets.update(self._run(pipeline, watched, parts[i]).targets)
         return tried
 
     def targets(self, construction: TargetConstruction, method: str = "memit") -> Targets:
         """What a construction would have the layers reach, on the unedited model. Nothing is edited."""
-        return self._run(self.pipeline(method), Watched(construction, edits=False)).targets
+        return self._run(self.pipeline(method), Watched(construction, edits=False, search=construction.search)).targets
 
     def _run(self, pipeline: LocateThenEdit, watched: Watched, before: WeightDelta | None = None) -> Tried:
         """`before`: a change to go on from."""

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from errata.decoder.decoder import Decoder
-from errata.decoder.layout import Space
 from errata.decoder.site import Site
-from errata.targets import Search, Step, TargetConstruction, Targets, UpdateNorm
+from errata.targets import Step, TargetConstruction, Targets, UpdateNorm
 
 
 @dataclass(frozen=True)
@@ -22,14 +21,6 @@ class Watched(TargetConstruction):
     edits: bool = True
     only: tuple[int, ...] = ()
     seen: Targets = field(default_factory=dict, repr=False)
-
-    @property
-    def space(self) -> Space:
-        return self.construction.space
-
-    @property
-    def search(self) -> Search:
-        return self.construction.search
 
     def steps(self, window: Sequence[int]) -> list[Step]:
         return self.construction.steps(window) if self.edits else []

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jaxtyping import Float
 from torch import Tensor
 
 from errata.decoder.decoder import Decoder
-from errata.decoder.layout import Space
 from errata.decoder.site import Site
-from errata.targets.search import Search
+from errata.targets.search import USUAL, Search
 
 Targets = dict[int, Float[Tensor, "fact model"]]
 """Layer -> the state its block's output shall reach at each fact's decisive token."""
@@ -32,18 +31,14 @@ class Step:
     """Optimise the anchor at `read` again, on the model as edited so far."""
 
 
+@dataclass(frozen=True)
 class TargetConstruction(ABC):
-    """Where anchors are optimised, what targets follow from them, and in which steps they are worked off."""
+    """Where anchors are optimised, what targets follow from them, and in which steps they are worked off.
 
-    @property
-    def space(self) -> Space:
-        """Which of a layer's states anchors, targets and residuals are."""
-        return "block"
+    search: how anchors are sought; its `space` says which of a layer's states anchors, targets and residuals are.
+    """
 
-    @property
-    def search(self) -> Search:
-        """How its anchors are sought."""
-        return Search(self.space)
+    search: Search = field(default=USUAL, kw_only=True)
 
     @abstractmethod
     def steps(self, window: Sequence[int]) -> list[Step]:

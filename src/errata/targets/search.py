@@ -143,7 +143,13 @@ class Search:
     alone: bool = False
     """In space "mlp": without PMET's second delta on the attention's output, in a ball measured by the state itself."""
     padding: Literal["right", "left"] = "right"
-    """On which side a fact's rows are brought to one length; "left" moves their positions (method 2.10)."""
+    """On which side a fact's rows are brought to one length; "left" moves their positions (NAMET, method 2.10).
+
+    Padded in front, anchors find the model reading each prompt as many positions late as the fact's longest row is
+    longer. That includes h0, so z = h0 + delta starts from the bare prompt's state at the late positions. Keys, current
+    states and replays are at the usual ones. Where positions enter as distances alone (rotary, ALiBi) nothing changes
+    but rounding; where they are learnt (GPT-2) it is the noise that the method is named after.
+    """
     objective: Objective = Essence()
 
     @property

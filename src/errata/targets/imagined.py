@@ -1,4 +1,4 @@
-"""In context: another construction's anchors, held to what the model says when told the fact (LTI, method 2.13)."""
+"""Imagined: anchors held to what the model says in its middle and at its end when told the fact (LTI, method 2.13)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,10 @@ from errata.targets.search import (
     Logits,
     Objective,
     PerFact,
-    Search,
     divergence,
     rewriting,
     shared_out,
 )
-from errata.targets.wrapper import Wrapper
 
 TOLD = "Imagine that {}\n"
 """What stands before a prompt that has been told its fact."""
@@ -37,6 +35,8 @@ class Imagined(Objective):
     at `middle` they are read off the block at every row's decisive token, through final norm and head. "Told" is
     the model as it is when anchors are sought, reading the fact before each prompt; the essence prompt is told
     nothing. Positions are those of the prefixed prompts, which published code takes from the others (method 2.13).
+
+    After the FE repository's reading of LTI, with positions recomputed.
 
     middle: None is the block just below the middle of the model (15 of 32, as published). Of the published choices
     of position this is `subject`.
@@ -111,16 +111,3 @@ class Imagined(Objective):
                 outputs += range(first - len(spoken), first)
                 targets += spoken
         return middle, outputs, targets
-
-
-@dataclass(frozen=True)
-class InContext(Wrapper):
-    """Anchors that say the fact as the model does when told of it, in its middle and at its end.
-
-    After the FE repository's reading of LTI, with positions recomputed.
-    """
-
-    objective: Imagined = Imagined()
-
-    def altered(self, search: Search) -> Search:
-        return replace(search, objective=self.objective)
