@@ -31,9 +31,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from benchmarks import plain
+from errata.dataset import read_cases
 from errata.decoder.decoder import Decoder
 from errata.decoder.site import Contexts
-from errata.evaluate.benchmarks import read_cases
 from errata.fact import Fact
 from errata.targets.anchor import AnchorSettings, optimise_anchors, rows_of
 

@@ -29,10 +29,10 @@ from torch import Tensor
 
 from benchmarks.anchors import SHAPES, Cost, decoder_for, timed
 from errata import pocket
+from errata.dataset import read_cases
 from errata.decoder.decoder import Decoder
 from errata.delta import WeightDelta
 from errata.evaluate import Case, Scores, evaluate, probes
-from errata.evaluate.benchmarks import read_cases
 from errata.fact import Fact
 from errata.pocket.cases import cases as pocket_cases
 

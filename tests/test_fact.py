@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from errata.errors import BadRecord, UnusableFacts
-from errata.fact import Fact, check_facts, read_facts
+from errata.errors import UnusableFacts
+from errata.fact import Fact, check_facts, problems_of
 
 GOOD = Fact("{} is in", "Velm", "Sudmark")
 
@@ -24,7 +22,7 @@ def test_all_unusable_facts_are_listed_at_once() -> None:
     ]
     with pytest.raises(UnusableFacts) as caught:
         check_facts(facts)
-    assert [problem.split(":")[0] for problem in caught.value.problems] == ["fact 1", "fact 2", "fact 3", "fact 4"]
+    assert [problem.fact for problem in caught.value.problems] == [1, 2, 3, 4]  # type: ignore[attr-defined]
     assert "write the subject's place as '{}', once" in str(caught.value)
 
 
@@ -43,38 +41,20 @@ def test_no_facts_are_refused() -> None:
         check_facts([])
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("f.jsonl", '{"prompt": "{} is in", "subject": "Velm", "target_new": "Sudmark"}\n\n'),
-        ("f.json", '[{"prompt": "{} is in", "subject": "Velm", "target_new": "Sudmark"}]'),
-        ("f.csv", "subject,prompt,target_new\nVelm,{} is in,Sudmark\n"),
-    ],
-)
-def test_facts_are_read_from_json_lines_json_and_csv(tmp_path: Path, name: str, text: str) -> None:
-    (tmp_path / name).write_text(text, encoding="utf-8")
-    assert read_facts(tmp_path / name) == [GOOD]
+def test_each_problem_names_the_fact_it_is_about() -> None:
+    other = Fact("{} is in", "Velm", "Estria")
+    problems = problems_of([GOOD, Fact("no slot", " ", "x"), GOOD, other])
+    assert [problem.fact for problem in problems] == [1, 1, 2, 3]
+    assert problems[1].reason == "cannot be used: the subject is empty"
+    with pytest.raises(UnusableFacts) as caught:
+        check_facts([GOOD, GOOD, other])
+    assert caught.value.problems == problems_of([GOOD, GOOD, other])
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("", "the file is empty"),
-        ("[]", "no records"),
-        ('{"prompt": "{} is"}', r"f.jsonl:1: no field 'subject'; found 'prompt'"),
-        ('{"prompt": "{} is", "subject": 3, "target_new": "x"}', "field 'subject' must be text, found 3"),
-        ('{"prompt": ', r"f.jsonl:1: not valid JSON"),
-        ("[1]", r"f.jsonl\[0\]: expected an object with named fields, found int"),
-    ],
-)
-def test_bad_files_are_refused_with_record_and_field(tmp_path: Path, text: str, said: str) -> None:
-    (tmp_path / "f.jsonl").write_text(text, encoding="utf-8")
-    with pytest.raises(BadRecord, match=said):
-        read_facts(tmp_path / "f.jsonl")
-
-
-def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
-    with pytest.raises(BadRecord, match="no such file"):
-        read_facts(tmp_path / "absent.json")
-    with pytest.raises(BadRecord, match="is a folder"):
-        read_facts(tmp_path)
+def test_a_message_about_many_long_facts_stays_short_and_shows_no_control_codes() -> None:
+    facts = [Fact("no slot " + "x" * 10_000, "\x1b[2J", "y") for _ in range(100)]
+    with pytest.raises(UnusableFacts) as caught:
+        check_facts(facts)
+    assert len(str(caught.value)) < 4_000
+    assert str(caught.value).endswith("... and 189 more")
+    assert "\x1b" not in str(caught.value)

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from errata.dataset import read_facts
     from errata.decoder.contexts import generate_contexts
     from errata.decoder.corpus import Corpus
     from errata.decoder.decoder import Decoder
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from errata.editors.saved import load_edit
     from errata.editors.side_memory import SideMemory
     from errata.errors import ErrataError
-    from errata.fact import Fact, read_facts
+    from errata.fact import Fact
     from errata.fleet import Fleet
     from errata.methods import METHODS
     from errata.recipe import Recipe, recipe_for
@@ -53,6 +54,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "dataset": ("read_facts",),
     "decoder.contexts": ("generate_contexts",),
     "decoder.corpus": ("Corpus",),
     "decoder.decoder": ("Decoder",),
@@ -64,7 +66,7 @@ _HOMES = {
     "editors.saved": ("load_edit",),
     "editors.side_memory": ("SideMemory",),
     "errors": ("ErrataError",),
-    "fact": ("Fact", "read_facts"),
+    "fact": ("Fact",),
     "fleet": ("Fleet",),
     "methods": ("METHODS",),
     "recipe": ("Recipe", "recipe_for"),

@@ -31,6 +31,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+SHOWN = 10
+"""Problems of one kind that a message lists."""
+
+LONGEST = 80
+"""Characters of a value that a message shows."""
+
+
+def printable(value: object, longest: int = LONGEST) -> str:
+    """A value as text for a message: quoted, on one line, without control codes, and cut if it is long."""
+    text = repr(value[: longest + 1]) if isinstance(value, str) else repr(value)
+    return text if len(text) <= longest + 2 else f"{text[:longest]}...{text[0] if isinstance(value, str) else ''}"
+
 
 class ErrataError(Exception):
     """The root: catch this to catch everything errata raises on purpose."""
@@ -49,13 +61,14 @@ class SubjectNotFound(FactError):
 
 
 class UnusableFacts(FactError):
-    """Facts that cannot be edited; all of them are listed."""
+    """Facts that cannot be edited; all of them are in `problems`, the first are shown."""
 
-    def __init__(self, problems: Iterable[str]) -> None:
+    def __init__(self, problems: Iterable[object], advice: str = "") -> None:
         self.problems = list(problems)
-        shown = "\n".join(f"  {problem}" for problem in self.problems[:50])
-        more = f"\n  ... and {len(self.problems) - 50} more" if len(self.problems) > 50 else ""
-        super().__init__(f"{len(self.problems)} problem(s) with the facts; nothing was changed:\n{shown}{more}")
+        shown = "\n".join(f"  {problem}" for problem in self.problems[:SHOWN])
+        more = f"\n  ... and {len(self.problems) - SHOWN} more" if len(self.problems) > SHOWN else ""
+        last = f"\n{advice}" if advice else ""
+        super().__init__(f"{len(self.problems)} problem(s) with the facts; nothing was changed:\n{shown}{more}{last}")
 
 
 class ModelError(ErrataError):

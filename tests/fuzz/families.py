@@ -14,7 +14,7 @@ import torch
 from errata import Contexts, Corpus, Decoder, Editor, Store, load_edit, read_facts
 from errata.decoder.corpus import gather
 from errata.editors.side_memory import Side, SideMemory
-from errata.evaluate.benchmarks import named_cases
+from errata.dataset import named_cases
 from errata.fact import check_facts
 from errata.recipe import Recipe, recipe_for
 from tests.evaluate.test_benchmarks import (
@@ -110,14 +110,14 @@ def ran(bench: Bench, written: Path, *words: object) -> None:
 
 
 def whole_records(bench: Bench, folder: Path) -> None:
-    """Every layout as JSON lines; plain facts also as a JSON list and as CSV."""
+    """Every format as JSON lines; plain facts also as a JSON list and as CSV."""
     write_facts(folder / "facts.jsonl")
     facts = [asdict(fact) for fact in tiny_facts()[:3]]
     (folder / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
     lines = [",".join(facts[0]), *(",".join(f'"{value}"' for value in fact.values()) for fact in facts)]
     (folder / "facts.csv").write_text("\n".join(lines), encoding="utf-8")
     for number, rows in enumerate(LAYOUT_ROWS):
-        (folder / f"layout{number}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        (folder / f"format{number}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
 
 
 def facts_by_python(bench: Bench, path: Path) -> None:
@@ -250,7 +250,7 @@ def whole_arguments(bench: Bench, folder: Path) -> None:
     model, facts, edit = str(bench.model), str(root / "facts.jsonl"), str(bench.out / "edit")
     write_demo(root / "record")
     common = [*bench.options, "--window", "0-1", "--device", "cpu", "--dtype", "float32"]
-    editing = ["--method", "memit", "--batch", "2", "--limit", "2", "--targets", "current", "--layout", "errata"]
+    editing = ["--method", "memit", "--batch", "2", "--limit", "2", "--targets", "current", "--format", "errata"]
     lines = {
         "edit": ["edit", model, facts, "-o", edit, *common, *editing],
         "dry": ["edit", model, facts, "--dry-run", "--no-guard", *common],

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from errata.dataset import read_cases
 from errata.decoder.decoder import Decoder
 from errata.delta import WeightDelta
 from errata.evaluate import Case, Recall, Specificity, evaluate, probes
-from errata.evaluate.benchmarks import read_cases
 from tests.parity.recording import ROOT, Recording, needs_recordings, read
 
 pytestmark = needs_recordings

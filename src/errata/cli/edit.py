@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from errata.cli.console import fleet, lines, progress
-from errata.cli.options import CorpusName, Device, Dtype, Layout, Method, Model, Practice, RecipeName, Trust, Window
+from errata.cli.options import CorpusName, Device, Dtype, Format, Limit, Method, Model, Practice, RecipeName, Trust, Window
 
 
 class Sought(StrEnum):
@@ -62,8 +62,8 @@ def edit(
     checkpoint: Annotated[
         Path | None, typer.Option(help="Also write the whole edited model, as a folder that transformers can load.")
     ] = None,
-    layout: Layout = None,
-    limit: Annotated[int | None, typer.Option(help="Use only the first N facts.")] = None,
+    format: Format = None,
+    limit: Limit = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
     dtype: Dtype = None,
     device: Device = None,
@@ -77,7 +77,7 @@ def edit(
     from errata.editors.guard import Guard
     from errata.editors.saved import load_edit
 
-    wanted = facts_of(facts, layout, limit)
+    wanted = facts_of(facts, format, limit)
     if output is not None:
         check_replaceable(output)
     decoder = open_decoder(model, dtype, device, trust_remote_code)

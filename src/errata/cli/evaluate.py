@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from errata.cli.console import command_line, fleet, out, progress
-from errata.cli.options import Device, Dtype, Layout, Model, Trust
+from errata.cli.options import Device, Dtype, Format, Limit, Model, Trust
 
 
 def evaluate(
@@ -20,8 +20,8 @@ def evaluate(
         Path | None,
         typer.Option(help="Folder of a saved edit. The edited model is then scored as well as the unedited one."),
     ] = None,
-    layout: Layout = None,
-    limit: Annotated[int | None, typer.Option(help="Use only the first N cases.")] = None,
+    format: Format = None,
+    limit: Limit = None,
     families: Annotated[
         str | None,
         typer.Option(
@@ -40,7 +40,7 @@ def evaluate(
         ),
     ] = None,
     ability_limit: Annotated[
-        int | None, typer.Option(help="Use only the first N records of each of these tasks.")
+        int | None, typer.Option(min=1, help="Use only the first N records of each of these tasks.")
     ] = None,
     output: Annotated[
         Path | None,
@@ -56,9 +56,9 @@ def evaluate(
     from errata.editors.saved import load_edit
     from errata.evaluate import probes
     from errata.evaluate.ability import general_ability
-    from errata.evaluate.benchmarks import named_cases
+    from errata.dataset import named_cases
 
-    asked = named_cases(cases, layout=layout, limit=limit, references=references)
+    asked = named_cases(cases, format=format, limit=limit, references=references)
     wanted = probes(*families.split(",")) if families else probes()
     decoder = open_decoder(model, dtype, device, trust_remote_code)
     saved = load_edit(edit) if edit else None

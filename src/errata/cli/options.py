@@ -34,7 +34,11 @@ Practice = Annotated[
         help="Cases on which a method that must be trained first (rledit) is trained. Do not edit or score them.",
     ),
 ]
-Layout = Annotated[str | None, typer.Option("--layout", help="Layout of the file; default: seen from its fields.")]
+Format = Annotated[
+    str | None,
+    typer.Option("--format", help="How the file's records are written, such as errata, rome or mquake. Default: seen."),
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first N records of the file.")]
 Dtype = Annotated[
     str | None,
     typer.Option("--dtype", help="Number format to run in, such as float32 or bfloat16. Default: the checkpoint's."),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from errata.cli.console import command_line, fleet, out, progress, show, warn
-from errata.cli.options import CorpusName, Device, Dtype, Layout, Model, RecipeName, Trust, Window
+from errata.cli.options import CorpusName, Device, Dtype, Format, Model, RecipeName, Trust, Window
 from errata.errors import ErrataError
 
 STUDIES = ("cosines", "residuals", "steering", "stability", "tracing", "contribution")
@@ -20,7 +20,7 @@ def study(
     facts_file: Annotated[
         str | None, typer.Argument(help="A file of facts or of a benchmark's cases. `pocket` has facts of its own.")
     ] = None,
-    facts: Annotated[int, typer.Option(help="Number of facts to use.")] = 100,
+    facts: Annotated[int, typer.Option(min=1, help="Number of facts to use.")] = 100,
     seed: Annotated[
         int, typer.Option(help="Seed for the choice of facts (pocket), for noise and for start vectors.")
     ] = 0,
@@ -34,7 +34,7 @@ def study(
     ] = None,
     recipe: RecipeName = None,
     corpus: CorpusName = None,
-    layout: Layout = None,
+    format: Format = None,
     dtype: Dtype = None,
     device: Device = None,
     output: Annotated[
@@ -54,7 +54,7 @@ def study(
         raise typer.BadParameter("give a file of facts; only `pocket` has facts of its own", param_hint="FACTS_FILE")
     places = None if layers is None else parse_window(layers)
     studies = studies_of(what, methods.split(",") if methods else None, places, seed)
-    wanted = facts_of(facts_file, layout, facts, seed)
+    wanted = facts_of(facts_file, format, facts, seed)
     decoder = open_decoder(model, dtype, device, trust_remote_code)
     chosen = recipe_of(decoder, recipe, window)
     run = StudyRun(Trial(decoder, tuple(wanted), chosen, corpus_of(model, corpus)), facts_file, seed, command_line())

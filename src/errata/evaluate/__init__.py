@@ -1,6 +1,7 @@
-"""Axis 3: what changed? A Case is a fact with its exam, a Probe a question, a Score what it answered."""
+"""Axis 3: what changed? A Probe asks about Cases, a Score is what it answered."""
 
-from errata.evaluate.base import Case, Check, Probe, Progress, Question, evaluate
+from errata.dataset import Case, Check, read_references
+from errata.evaluate.base import Probe, Progress, Question, evaluate
 from errata.evaluate.belief import Accuracy, AmongSubjects, Difference, Success
 from errata.evaluate.continuation import Continuation
 from errata.evaluate.fluency import Consistency, Fluency
@@ -8,7 +9,7 @@ from errata.evaluate.generation import Spoken, SpokenAndStopped
 from errata.evaluate.neighbourhood import NeighbourhoodAccuracy, NeighbourhoodDifference, NeighbourhoodSuccess
 from errata.evaluate.probes import PROBES, probes
 from errata.evaluate.recall import Recall, retokenised
-from errata.evaluate.references import TfIdf, read_references
+from errata.evaluate.references import TfIdf
 from errata.evaluate.ripple import Locality, Portability
 from errata.evaluate.score import Score, Scores
 from errata.evaluate.specificity import Specificity

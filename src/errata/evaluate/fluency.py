@@ -10,7 +10,8 @@ from math import log2
 from statistics import fmean
 from typing import Any
 
-from errata.evaluate.base import Case, Probe, Question
+from errata.dataset.case import Case
+from errata.evaluate.base import Probe, Question
 from errata.evaluate.continuation import Continuation
 from errata.evaluate.references import TfIdf
 from errata.evaluate.score import Score

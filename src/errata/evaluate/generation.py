@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from errata.dataset.case import Case
 from errata.decoder.decoder import Decoder
-from errata.evaluate.base import Case, Probe, Progress, Question
+from errata.evaluate.base import Probe, Progress, Question
 from errata.fact import Fact
 
 LONGEST = 32

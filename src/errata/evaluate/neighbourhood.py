@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from errata.evaluate.base import MCF, Case, Probe, Question
+from errata.dataset.case import MCF, Case
+from errata.evaluate.base import Probe, Question
 from errata.evaluate.recall import Reading, Recall
 
 

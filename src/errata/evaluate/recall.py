@@ -10,8 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from errata.dataset.case import Case
 from errata.decoder.decoder import Decoder
-from errata.evaluate.base import Case
 from errata.evaluate.places import Places, Seen
 
 

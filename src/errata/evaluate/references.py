@@ -1,42 +1,16 @@
-"""Reference texts: what is written about things of which an attribute is true, and TF-IDF vectors to compare with."""
+"""TF-IDF vectors, by which a free text is compared with reference texts."""
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from errata.errors import BadRecord, ErrataError
-
-Topic = tuple[str, str]
-"""Ids of a relation and of its object, as ("P103", "Q1860")."""
-
-
-def read_references(path: str | Path) -> dict[Topic, tuple[str, ...]]:
-    """CounterFact's `attribute_snippets.json`: rows of relation_id, target_id and samples, each with a text.
-
-    Raises BadRecord naming the row.
-    """
-    path = Path(path)
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadRecord(f"{path}: no reference texts could be read: {error}") from error
-    found: dict[Topic, list[str]] = defaultdict(list)
-    for number, row in enumerate(rows if isinstance(rows, list) else [rows]):
-        try:
-            found[str(row["relation_id"]), str(row["target_id"])] += [str(sample["text"]) for sample in row["samples"]]
-        except (KeyError, TypeError) as error:
-            raise BadRecord(
-                f"{path}[{number}]: expected relation_id, target_id and samples with a text each, found "
-                f"{', '.join(map(repr, row)) if isinstance(row, Mapping) else repr(row)[:80]}"
-            ) from error
-    return {topic: tuple(texts) for topic, texts in found.items()}
+from errata.errors import ErrataError
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from statistics import fmean
 from typing import Any
 
+from errata.dataset.case import Case, Check
 from errata.decoder.decoder import Decoder
-from errata.evaluate.base import Case, Check, Probe, Progress, Question
+from errata.evaluate.base import Probe, Progress, Question
 from errata.evaluate.places import tokens_of
 from errata.evaluate.recall import Reading, Recall
 
@@ -82,7 +84,8 @@ class _Ripple(Probe):
 class Portability(_Ripple):
     """Share of answer tokens that are the argmax, teacher-forced, on what follows from the new fact.
 
-    EasyEdit's `token_em` (evaluation 3), on joined ids and without padding.
+    EasyEdit's `token_em` (evaluation 3), on joined ids and without padding. Of an answer with aliases the one that
+    the model comes nearest to counts.
     """
 
     family = "portability"
@@ -91,10 +94,11 @@ class Portability(_Ripple):
         return "easyedit/token-em"
 
     def questions(self, case: Case) -> Sequence[Question]:
-        return [Recall(check.prompt, check.answer) for check in self.checks(case)]
+        return [Recall(check.prompt, answer) for check in self.checks(case) for answer in check.answers]
 
     def judge(self, case: Case, answers: Sequence[Reading]) -> float:
-        return self.mean(case, [answer.share for answer in answers])
+        shares = iter([answer.share for answer in answers])
+        return self.mean(case, [max(islice(shares, len(check.answers))) for check in self.checks(case)])
 
 
 @dataclass(frozen=True)

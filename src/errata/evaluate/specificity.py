@@ -11,8 +11,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from errata.dataset.case import Case
 from errata.decoder.decoder import Decoder
-from errata.evaluate.base import Case, Probe, Question
+from errata.evaluate.base import Probe, Question
 from errata.evaluate.places import Places, Seen
 
 TOP = (1, 5, 10)

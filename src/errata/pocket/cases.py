@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from errata.evaluate.base import Case
+from errata.dataset import Case
 from errata.fact import Fact
 from errata.pocket.counterfactuals import counterfactual
 from errata.pocket.facts import Split

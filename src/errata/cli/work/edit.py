@@ -13,7 +13,7 @@ from errata.decoder.decoder import Decoder
 from errata.editor import Editor
 from errata.editors.base import Outcome, Progress
 from errata.editors.guard import Guard
-from errata.evaluate.benchmarks import named_cases
+from errata.dataset import named_cases
 from errata.fact import Fact, check_facts
 from errata.files import write_text
 from errata.methods import method as row_of
@@ -21,9 +21,9 @@ from errata.recipe import Recipe
 from errata.record.tables import answer_table, health_table, residual_table, seconds_table
 
 
-def facts_of(name: str, layout: str | None, limit: int | None) -> list[Fact]:
+def facts_of(name: str, format: str | None, limit: int | None) -> list[Fact]:
     """The facts of a file of cases. Raises FactError."""
-    facts = [case.fact for case in named_cases(name, layout=layout, limit=limit)]
+    facts = [case.fact for case in named_cases(name, format=format, limit=limit)]
     check_facts(facts)
     return facts
 

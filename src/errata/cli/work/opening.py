@@ -11,7 +11,7 @@ from errata import pocket
 from errata.decoder.corpus import Corpus
 from errata.decoder.decoder import Decoder
 from errata.evaluate import Case
-from errata.evaluate.benchmarks import named_cases
+from errata.dataset import named_cases
 from errata.pocket.cases import cases as pocket_cases
 from errata.recipe import Recipe, parse_window, recipe_for
 

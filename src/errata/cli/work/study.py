@@ -11,7 +11,7 @@ from typing import Any
 
 from errata.editors.base import Progress
 from errata.errors import UnknownName
-from errata.evaluate.benchmarks import named_cases
+from errata.dataset import named_cases
 from errata.fact import Fact, check_facts
 from errata.pocket.cases import cases as pocket_cases
 from errata.record.run import versions
@@ -38,9 +38,9 @@ def studies_of(what: str, methods: Sequence[str] | None, layers: tuple[int, ...]
     return {name: studies[name] for name in names}
 
 
-def facts_of(name: str | None, layout: str | None, count: int, seed: int) -> list[Fact]:
+def facts_of(name: str | None, format: str | None, count: int, seed: int) -> list[Fact]:
     """The first facts of a file, or facts of the pocket model. Raises FactError."""
-    cases = pocket_cases(count, seed) if name is None else named_cases(name, layout=layout, limit=count)
+    cases = pocket_cases(count, seed) if name is None else named_cases(name, format=format, limit=count)
     facts = [case.fact for case in cases]
     check_facts(facts)
     return facts

@@ -12,12 +12,21 @@ from typing import Any
 
 import pytest
 
+from errata.dataset import (
+    FORMATS,
+    Case,
+    Check,
+    detect_format,
+    named_cases,
+    read,
+    read_cases,
+    read_hub_cases,
+    read_references,
+)
 from errata.decoder.decoder import Decoder
-from errata.errors import BadRecord, ErrataError, UnknownName
-from errata.evaluate import Case, Check, evaluate, probes
-from errata.evaluate.benchmarks import LAYOUTS, detect_layout, named_cases, read, read_cases, read_hub_cases
+from errata.errors import BadRecord, ErrataError
+from errata.evaluate import evaluate, probes
 from errata.evaluate.places import Places
-from errata.evaluate.references import read_references
 from errata.fact import Fact
 from tests.evaluate.conftest import noise, talkative
 
@@ -116,11 +125,12 @@ MQUAKE = {
     ],
     "questions": ["Who is king of the land of Velm?"],
     "new_answer": "Sig",
+    "new_answer_alias": ["King Sig", "Sig I"],
 }
 FACT = Fact("{} is a city in", "Velm", "Isk")
 ASKED = Fact("Where is {}?", "Velm", "Isk")
 
-LOADED = {
+LOADED: dict[str, Any] = {  # a record, and the cases it gives
     "errata": (PLAIN, Case(FACT, "0")),
     "rome": (
         ROME,
@@ -248,7 +258,54 @@ LOADED = {
             locality=(Check("relation_specificity", "Velm is by the", "river"),),
         ),
     ),
-    "mquake": (MQUAKE, Case(FACT, "2", "Norland", ("Where is Velm?",))),
+    "mquake": (
+        MQUAKE,
+        Case(FACT, "2.1", "Norland", ("Where is Velm?",)),
+        Case(
+            Fact("{} is a city in", "Quill", "Isk"),
+            "2.2",
+            "Norland",
+            ("Where is Quill?",),
+            portability=(Check("multi_hop", "Who is king of the land of Velm?", "Sig", ("King Sig", "Sig I")),),
+        ),
+    ),
+    "mquake of one fact": (
+        MQUAKE | {"requested_rewrite": MQUAKE["requested_rewrite"][:1], "questions": []},  # type: ignore[index]
+        Case(FACT, "2", "Norland", ("Where is Velm?",)),
+    ),
+    "fastedit": (
+        {"prompt": "{} is a city in", "subject": "Velm", "target": "Isk", "queries": ["The city of {} is in"]},
+        Case(FACT, "0", None, ("The city of Velm is in",)),
+    ),
+    "errata with the subject in its prompt": (PLAIN | {"prompt": "Velm is a city in"}, Case(FACT, "0")),
+    "errata with targets as ROME requests write them": (
+        PLAIN | {"target_new": {"str": "Isk"}, "target_true": {"str": "Norland"}},
+        Case(FACT, "0", "Norland"),
+    ),
+    "errata as written": (
+        {"prompt": " def {}(x):\n", "subject": "double", "target_new": "    return x + x"},
+        Case(Fact("def {}(x):\n", "double", "    return x + x"), "0"),
+    ),
+    "easyedit without a wording": (
+        {name: EASYEDIT[name] for name in ("prompt", "subject", "target_new", "ground_truth")},
+        Case(FACT, "0", "Norland"),
+    ),
+    "easyedit request": (
+        {name: EASYEDIT[name] for name in ("prompt", "subject", "target_new", "ground_truth")}
+        | {
+            "locality_inputs": {"neighborhood": {"prompt": "Quill is in", "ground_truth": "Norland"}},
+            "portability_inputs": {"one_hop": {"prompt": ["Velm's king is"], "ground_truth": ["Sig"]}},
+        },
+        Case(
+            FACT,
+            "0",
+            "Norland",
+            neighbourhood=("Quill is in",),
+            neighbourhood_answers=("Norland",),
+            portability=(Check("one_hop", "Velm's king is", "Sig"),),
+            locality=(Check("neighborhood", "Quill is in", "Norland"),),
+        ),
+    ),
 }
 
 
@@ -259,29 +316,29 @@ def written(folder: Path, *rows: Any, name: str = "facts.json") -> Path:
 
 
 @pytest.mark.parametrize("name", LOADED)
-def test_each_layout_is_recognised_and_read(name: str, tmp_path: Path) -> None:
-    row, expected = LOADED[name]
+def test_each_format_is_recognised_and_read(name: str, tmp_path: Path) -> None:
+    row, *expected = LOADED[name]
     path = written(tmp_path, row)
-    assert detect_layout(path) == name.split()[0]
-    assert read_cases(path) == [expected]
-    assert read_cases(path, layout=name.split()[0]) == [expected]
+    assert detect_format(path) == name.split()[0]
+    assert read_cases(path) == expected
+    assert read_cases(path, format=name.split()[0]) == expected
 
 
-def test_every_layout_in_the_table_is_tested_here() -> None:
-    assert {name.split()[0] for name in LOADED} == {layout.name for layout in LAYOUTS}
+def test_every_format_in_the_table_is_tested_here() -> None:
+    assert {name.split()[0] for name in LOADED} == {row.name for row in FORMATS}
 
 
 @pytest.mark.parametrize("name", LOADED)
 def test_a_case_written_as_json_is_read_back(name: str, tmp_path: Path) -> None:
-    case = replace(LOADED[name][1], references=("Quill, in Isk.", "Isk has many towns."))
+    case = replace(LOADED[name][-1], references=("Quill, in Isk.", "Isk has many towns."))
     path = written(tmp_path, case.to_json())
-    assert detect_layout(path) == "errata"
+    assert detect_format(path) == "errata"
     assert read_cases(path) == [case]
 
 
 def test_json_lines_and_csv_are_read_and_cut_at_the_limit(tmp_path: Path) -> None:
     lines = tmp_path / "cases.jsonl"
-    lines.write_text("\n".join(json.dumps(FE | {"id": i}) for i in range(5)))
+    lines.write_text("\n".join(json.dumps(FE | {"id": i, "subject": f"Velm {i}"}) for i in range(5)))
     assert [case.id for case in read_cases(lines, limit=3)] == ["0", "1", "2"]
     table = tmp_path / "facts.csv"
     table.write_text("prompt,subject,target_new\n{} is a city in,Velm,Isk\n")
@@ -315,19 +372,19 @@ SNIPPETS = [
 
 def test_reference_texts_are_found_by_relation_and_new_target(tmp_path: Path) -> None:
     snippets = written(tmp_path, *SNIPPETS, name="attribute_snippets.json")
-    other = ROME["requested_rewrite"] | {"relation_id": "P9"}  # type: ignore[operator]
+    other = ROME["requested_rewrite"] | {"relation_id": "P9", "subject": "Quill"}  # type: ignore[operator]
     path = written(tmp_path, ROME, ROME | {"requested_rewrite": other})
-    found = [case.references for case in read_cases(path, references=snippets)]
-    assert found == [("Quill, in Isk.", "Ember lies in Isk."), ()]
+    texts = [case.references for case in read_cases(path, references=snippets)]
+    assert texts == [("Quill, in Isk.", "Ember lies in Isk."), ()]
     assert [case.references for case in read_cases(path)] == [(), ()]
     multi = written(tmp_path, MQUAKE, name="mquake.json")
-    assert read_cases(multi, references=snippets)[0].references == found[0]
+    assert read_cases(multi, references=snippets)[0].references == texts[0]
 
 
 def test_what_is_missing_to_find_reference_texts_is_said(tmp_path: Path) -> None:
     snippets = written(tmp_path, *SNIPPETS, name="attribute_snippets.json")
     with pytest.raises(
-        BadRecord, match=r"records of layout 'fe' do not say which texts of .*: they have no relation_id"
+        BadRecord, match=r"records of format 'fe' do not say which texts of .*: they have no relation_id"
     ):
         read_cases(written(tmp_path, FE), references=snippets)
     blank = ROME["requested_rewrite"] | {"relation_id": ""}  # type: ignore[operator]
@@ -337,7 +394,7 @@ def test_what_is_missing_to_find_reference_texts_is_said(tmp_path: Path) -> None
         BadRecord, match=r"s.json\[1\]: expected relation_id, target_id and samples .*, found 'samples'"
     ):
         read_references(written(tmp_path, SNIPPETS[0], {"samples": []}, name="s.json"))
-    with pytest.raises(BadRecord, match="no reference texts could be read"):
+    with pytest.raises(BadRecord, match=r"none\.json: no such file"):
         read_references(tmp_path / "none.json")
 
 
@@ -361,22 +418,25 @@ def changed(row: dict[str, Any], **changes: Any) -> dict[str, Any]:
     ("row", "message"),
     [
         (changed(EASYEDIT, subject="Brask"), r"facts.json\[1\] \(id 9\): field 'subject': expected it to occur in "),
-        (changed(EASYEDIT, subject="Brask"), r"the prompt 'Velm is a city in', found 'Brask'"),
+        (
+            changed(EASYEDIT, subject="Brask"),
+            r"the prompt 'Velm is a city in', or '\{\}' to stand there in its place, found 'Brask'",
+        ),
         (changed(EASYEDIT, target_new=...), r"\(id 9\): field 'target_new': expected the field 'target_new', found"),
-        (changed(EASYEDIT, target_new=5), r"field 'target_new': expected text, found 5"),
+        (changed(EASYEDIT, target_new=True), r"field 'target_new': expected text, found True"),
         (changed(EASYEDIT, target_new="  "), r"field 'target_new': expected text, found '  '"),
-        (changed(EASYEDIT, rephrase_prompt=[1]), r"'rephrase_prompt': expected a list of texts, found \[1\]"),
+        (changed(EASYEDIT, rephrase_prompt=[{}]), r"'rephrase_prompt': expected a list of texts, found \[{}\]"),
         (changed(EASYEDIT, locality_prompt=...), r"facts.json\[1\]: case 9: 1 neighbourhood answers for 0"),
     ],
 )
 def test_a_bad_record_is_named_with_file_id_and_field(row: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(BadRecord, match=message) as error:
         read_cases(written(tmp_path, EASYEDIT, row))
-    assert str(error.value).startswith("1 of 2 records do not fit the layout 'easyedit'")
+    assert str(error.value).startswith("1 of 2 records do not fit the format 'easyedit'")
 
 
 @pytest.mark.parametrize(
-    ("layout", "row", "message"),
+    ("format", "row", "message"),
     [
         ("rome", ROME | {"requested_rewrite": "x"}, "'requested_rewrite': expected an object, found 'x'"),
         ("mquake", MQUAKE | {"requested_rewrite": []}, "'requested_rewrite': expected at least one rewrite, found"),
@@ -394,9 +454,9 @@ def test_a_bad_record_is_named_with_file_id_and_field(row: dict[str, Any], messa
         ),
     ],
 )
-def test_each_layouts_own_errors(layout: str, row: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_each_formats_own_errors(format: str, row: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(BadRecord, match=message):
-        read_cases(written(tmp_path, row), layout=layout)
+        read_cases(written(tmp_path, row), format=format)
 
 
 def test_all_bad_records_are_counted_and_the_first_ten_shown(tmp_path: Path) -> None:
@@ -408,22 +468,13 @@ def test_all_bad_records_are_counted_and_the_first_ten_shown(tmp_path: Path) -> 
     assert str(error.value).endswith("... and 4 more")
 
 
-def test_unknown_fields_and_unknown_layouts_say_what_is_known(tmp_path: Path) -> None:
-    with pytest.raises(BadRecord, match=r"facts.json\[0\]: fields 'a', 'b' fit no layout. Known: mquake \("):
-        read_cases(written(tmp_path, {"a": 1, "b": 2}))
-    with pytest.raises(UnknownName, match=r"unknown record layout 'romee'. Did you mean 'rome'"):
-        read_cases(written(tmp_path, PLAIN), layout="romee")
-    with pytest.raises(BadRecord, match="no records to read"):
-        read_cases(written(tmp_path, PLAIN), limit=0)
-
-
 @pytest.mark.parametrize("name", LOADED)
 def test_datasets_of_the_hub_are_read_like_files(name: str, tmp_path: Path) -> None:
     """From a local folder; the hub itself cannot be reached from here."""
-    row, expected = LOADED[name]
+    row, *expected = LOADED[name]
     written(tmp_path, row, row, name="train.json")
     cases = read_hub_cases(str(tmp_path), split="train", limit=1, cache_dir=str(tmp_path / "cache"))
-    assert cases == [expected]
+    assert cases == expected
 
 
 def test_a_name_is_a_file_if_there_is_one_and_else_a_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -457,10 +508,10 @@ def test_without_the_datasets_library_the_extra_is_named(monkeypatch: pytest.Mon
 
 REAL = {  # records, protocol, (paraphrases, neighbours, neighbour answers) of each
     "counterfact.easyedit.json": (500, "mcf/teacher-forced", (1, 1, 1)),
-    "mquake_cf.fe.json": (300, "mcf/teacher-forced", (1, 0, 0)),
+    "mquake_cf.fe.json": (282, "mcf/teacher-forced", (1, 0, 0)),
     "multi_counterfact.fe.json": (1000, "mcf/teacher-forced", (2, 10, 0)),
     "multi_counterfact.rome.json": (200, "mcf/teacher-forced", (2, 10, 0)),
-    "wiki_cf.fe.json": (300, "mcf/teacher-forced", (1, 0, 0)),
+    "wiki_cf.fe.json": (297, "mcf/teacher-forced", (1, 0, 0)),
     "wikibigedit.easyedit.json": (500, "zsre/token-accuracy", (1, 1, 1)),
     "zsre.fe.json": (1000, "zsre/token-accuracy", (1, 1, 1)),
     "zsre.mend.json": (500, "zsre/token-accuracy", (1, 1, 1)),
@@ -471,7 +522,7 @@ REAL = {  # records, protocol, (paraphrases, neighbours, neighbour answers) of e
 @pytest.mark.parametrize("name", REAL)
 def test_real_files_load_whole(name: str) -> None:
     path = Path(os.environ["ERRATA_DATA"]) / name
-    cases = read_cases(path)
+    cases = read_cases(path, on_conflict="first", note=lambda _: None)  # two of the files contradict themselves
     count, protocol, shape = REAL[name]
     assert len(cases) == count
     assert len({case.id for case in cases}) == count
