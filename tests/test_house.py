@@ -14,7 +14,20 @@ import errata
 ROOT = Path(errata.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = {
-    0: {"errors", "fact", "rows", "dataset", "delta", "statistics", "store", "upkeep", "fleet", "record", "paper", "files"},
+    0: {
+        "errors",
+        "fact",
+        "rows",
+        "dataset",
+        "delta",
+        "statistics",
+        "store",
+        "upkeep",
+        "fleet",
+        "record",
+        "paper",
+        "files",
+    },
     1: {"decoder", "solvers"},
     2: {"targets", "evaluate"},
     3: {"editors", "methods", "recipe", "editor"},

@@ -12,9 +12,9 @@ from random import Random
 import torch
 
 from errata import Contexts, Corpus, Decoder, Editor, Store, load_edit, read_facts
+from errata.dataset import named_cases
 from errata.decoder.corpus import gather
 from errata.editors.side_memory import Side, SideMemory
-from errata.dataset import named_cases
 from errata.fact import check_facts
 from errata.recipe import Recipe, recipe_for
 from tests.evaluate.test_benchmarks import (

@@ -9,7 +9,19 @@ from typing import Annotated
 import typer
 
 from errata.cli.console import fleet, lines, progress
-from errata.cli.options import CorpusName, Device, Dtype, Format, Limit, Method, Model, Practice, RecipeName, Trust, Window
+from errata.cli.options import (
+    CorpusName,
+    Device,
+    Dtype,
+    Format,
+    Limit,
+    Method,
+    Model,
+    Practice,
+    RecipeName,
+    Trust,
+    Window,
+)
 
 
 class Sought(StrEnum):

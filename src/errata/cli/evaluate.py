@@ -53,10 +53,10 @@ def evaluate(
     """Score a model on cases, unedited and (with --edit) edited: efficacy, generalisation, specificity and more."""
     from errata.cli.work.evaluate import run_of, scored, show_scores
     from errata.cli.work.opening import open_decoder
+    from errata.dataset import named_cases
     from errata.editors.saved import load_edit
     from errata.evaluate import probes
     from errata.evaluate.ability import general_ability
-    from errata.dataset import named_cases
 
     asked = named_cases(cases, format=format, limit=limit, references=references)
     wanted = probes(*families.split(",")) if families else probes()

@@ -16,9 +16,9 @@ from errata.bench.cluster import run_on_ray
 from errata.bench.settings import parse_values
 from errata.cli.console import err, fail, fleet, out, progress, show
 from errata.cli.work.opening import corpus_of, open_decoder, practice_of
+from errata.dataset import named_cases
 from errata.errors import BadRecord, ErrataError
 from errata.evaluate import Case
-from errata.dataset import named_cases
 from errata.paper import PaperTable, paper_table
 from errata.pocket.cases import cases as pocket_cases
 from errata.report.bench_tables import COSTS, rendered, write_tables

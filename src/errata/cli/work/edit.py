@@ -8,12 +8,12 @@ from typing import Any
 
 from errata.cli.console import fleet, out, show
 from errata.cli.work.opening import practice_of
+from errata.dataset import named_cases
 from errata.decoder.corpus import Corpus
 from errata.decoder.decoder import Decoder
 from errata.editor import Editor
 from errata.editors.base import Outcome, Progress
 from errata.editors.guard import Guard
-from errata.dataset import named_cases
 from errata.fact import Fact, check_facts
 from errata.files import write_text
 from errata.methods import method as row_of

@@ -8,10 +8,10 @@ from typing import Any
 from transformers.utils import logging as transformers_logging
 
 from errata import pocket
+from errata.dataset import named_cases
 from errata.decoder.corpus import Corpus
 from errata.decoder.decoder import Decoder
 from errata.evaluate import Case
-from errata.dataset import named_cases
 from errata.pocket.cases import cases as pocket_cases
 from errata.recipe import Recipe, parse_window, recipe_for
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from errata.dataset import named_cases
 from errata.editors.base import Progress
 from errata.errors import UnknownName
-from errata.dataset import named_cases
 from errata.fact import Fact, check_facts
 from errata.pocket.cases import cases as pocket_cases
 from errata.record.run import versions
