@@ -17,7 +17,7 @@ from errata.decoder.corpus import gather
 from errata.editors.side_memory import Side, SideMemory
 from errata.fact import check_facts
 from errata.recipe import Recipe, recipe_for
-from tests.evaluate.test_benchmarks import (
+from tests.dataset.test_formats import (
     EASYEDIT,
     FE,
     FE_ZSRE,
