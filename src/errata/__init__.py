@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from errata.dataset import read_facts
+    from errata.dataset.read import read_facts
     from errata.decoder.contexts import generate_contexts
     from errata.decoder.corpus import Corpus
     from errata.decoder.decoder import Decoder
@@ -54,7 +54,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "dataset": ("read_facts",),
+    "dataset.read": ("read_facts",),
     "decoder.contexts": ("generate_contexts",),
     "decoder.corpus": ("Corpus",),
     "decoder.decoder": ("Decoder",),
