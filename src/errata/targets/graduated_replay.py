@@ -1,4 +1,4 @@
-"""Graduated replay: forward replay that holds more of the anchor's delta from layer to layer. errata's own."""
+"""Graduated replay: forward replay that holds more of the anchor's delta from layer to layer (method 2.18)."""
 
 from __future__ import annotations
 

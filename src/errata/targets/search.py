@@ -23,7 +23,7 @@ class AnchorSettings:
 
     learning_rate: float = 0.5
     steps: int = 25
-    """Evaluations of the loss; at most `steps - 1` updates."""
+    """As published, counts evaluations of the loss. The last would be followed by no update and is not made."""
     clamp: float = 0.75
     """The largest norm of delta, in norms of the state it is added to."""
     weight_decay: float = 0.5
