@@ -23,6 +23,7 @@ def write_folder(folder: Path, text: str) -> None:
     with files.whole_folder(folder, lambda old: None) as made:
         (made / "a").write_text(text)
         (made / "b").write_text(text)
+        (made / "b").chmod(0o600)  # as safetensors leaves its files
 
 
 def content(folder: Path) -> str:
@@ -192,6 +193,7 @@ def test_permissions_are_those_of_the_umask_whoever_made_the_file(tmp_path: Path
     finally:
         os.umask(before)
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~umask
+    assert (tmp_path / "folder" / "b").stat().st_mode & 0o777 == 0o666 & ~umask
     assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o777 & ~umask
 
 

@@ -27,6 +27,7 @@ FLOORS = {
         "record",
         "paper",
         "files",
+        "visible",
     },
     1: {"decoder", "solvers"},
     2: {"targets", "evaluate"},

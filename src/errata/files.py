@@ -81,6 +81,7 @@ def whole_folder(folder: str | Path, check: Callable[[Path], None] | None = None
         try:
             made.mkdir()
             yield made
+            _open_to_umask(made)
             _move_in(made, folder, check)
         finally:
             shutil.rmtree(made, ignore_errors=True)
@@ -131,6 +132,15 @@ def _check_parent(folder: Path, target: Path) -> None:
             trial.flush()
     except OSError as error:
         raise StoreError(f"{target} cannot be written: {place}: {error.strerror}. Nothing was done.") from error
+
+
+def _open_to_umask(made: Path) -> None:
+    """Give files the permissions of any new file: some writers keep theirs to their user."""
+    mode = made.stat().st_mode & 0o666
+    for path in made.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            with suppress(PermissionError):
+                path.chmod(mode)
 
 
 def _move_in(made: Path, folder: Path, check: Callable[[Path], None]) -> None:

@@ -85,7 +85,7 @@ def edit(
     from errata.cli.work.edit import editor_for, facts_of, save, show_outcome
     from errata.cli.work.opening import corpus_of, open_decoder, recipe_of
     from errata.cli.work.plan import findings, plan
-    from errata.editors.base import check_replaceable
+    from errata.editors.folder import check_replaceable
     from errata.editors.guard import Guard
     from errata.editors.saved import load_edit
 

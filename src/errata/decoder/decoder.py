@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace as replace_fields
@@ -37,6 +36,7 @@ from errata.decoder.rows import at_places, grouped, in_batches, pad
 from errata.decoder.site import Prompt, Tokens
 from errata.delta import WeightDelta
 from errata.errors import AlreadyEdited, ModelError, NotFinite, StoreError, UnsupportedModel, WindowOutside, WrongModel
+from errata.files import refuse_to_replace, whole_folder
 
 KEPT_LOGITS = 1 << 29
 UNITS_AT_ONCE = 1024
@@ -369,8 +369,7 @@ class Decoder:
         Written under another name and moved into place. Raises StoreError if it cannot be, or `folder` exists.
         """
         folder = Path(folder)
-        if folder.exists():
-            raise StoreError(f"{folder} exists; nothing was written. Choose another folder for the checkpoint.")
+        refuse_to_replace(folder)
         if self.grafted is not None:
             raise StoreError(f"{self.name} carries a graft, which a checkpoint cannot hold; save the edit instead.")
         if self.change and not all(map(self.is_dense, self.change.changes)):
@@ -378,16 +377,12 @@ class Decoder:
                 f"{self.name} is stored in fewer bits, and its edit is carried beside it; a checkpoint would have to "
                 "quantise it again. Save the edit instead."
             )
-        made = folder.with_name(f".{folder.name}.part")
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            self.model.save_pretrained(made)
-            self.tokenizer.save_pretrained(made)
-            made.rename(folder)
-        except (OSError, SafetensorError) as error:
+            with whole_folder(folder) as made:
+                self.model.save_pretrained(made)
+                self.tokenizer.save_pretrained(made)
+        except SafetensorError as error:
             raise StoreError(f"{folder}: could not be written ({error}); nothing was left half written") from error
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
 
     @property
     def is_edited(self) -> bool:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,19 +17,19 @@ from errata.decoder.identity import Identity, check_base
 from errata.decoder.memory import Peak
 from errata.decoder.site import Contexts
 from errata.delta import WeightDelta, read_tensors, write_tensors
+from errata.editors.folder import CARD, DELTA, KEYS, card, edit_folder, read_manifest
 from errata.editors.guard import Guard, Health
 from errata.editors.lesson import Practice
 from errata.editors.schedule import Schedule
-from errata.errors import StoreError, WrongEdit
+from errata.errors import WrongEdit
 from errata.fact import Fact
+from errata.files import write_text
 from errata.fleet import Fleet
 from errata.statistics import KeyStatistics
 from errata.store import Store
 
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total)."""
-
-DELTA, KEYS, MANIFEST, CARD = "edit.safetensors", "keys.safetensors", "manifest.json", "README.md"
 
 
 @dataclass(frozen=True)
@@ -150,39 +146,18 @@ class WeightEdit(Edit):
 
     def save(self, folder: str | Path) -> None:
         """`edit.safetensors` (float32), `keys.safetensors`, `manifest.json` and a readable `README.md`."""
-        with whole_folder(folder) as made:
+        with edit_folder(folder, self.manifest) as made:
             self.delta.save(made / DELTA)
             write_tensors(made / KEYS, {str(layer): keys for layer, keys in self.keys.items()}, {"kind": "errata.keys"})
-            (made / MANIFEST).write_text(json.dumps(self.manifest, indent=2, ensure_ascii=False), encoding="utf-8")
-            (made / CARD).write_text(self.card(), encoding="utf-8")
+            write_text(made / CARD, card(self.manifest, self.facts, self.delta.fingerprint))
 
     @classmethod
     def load(cls, folder: str | Path) -> WeightEdit:
         """Read what `save` wrote. Raises StoreError."""
         folder = Path(folder)
-        try:
-            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{folder}: not a saved edit: {MANIFEST} could not be read ({error})") from error
+        manifest = read_manifest(folder)
         keys = {int(layer): keys for layer, keys in read_tensors(folder / KEYS)[0].items()}
         return cls(WeightDelta.load(folder / DELTA), manifest, keys)
-
-    def card(self) -> str:
-        """The edit in words, as Markdown."""
-        made, facts = self.manifest, self.facts
-        shown = "\n".join(f"| {fact.text} | {fact.target_new} |" for fact in facts[:20])
-        more = f"\n\n... and {len(facts) - 20} more in `{MANIFEST}`." if len(facts) > 20 else ""
-        return (
-            f"# An edit of {made.get('model')}\n\n"
-            f"{len(facts)} facts, method `{made.get('method')}`, layers {made.get('window')}, "
-            f"errata {made.get('versions', {}).get('errata')}.\n"
-            f"For weights with fingerprint `{self.delta.fingerprint}` and no others.\n\n"
-            "```python\nimport errata\n\n"
-            f'decoder = errata.Decoder.from_pretrained("{made.get("model")}")\n'
-            'edit = errata.WeightEdit.load("THIS FOLDER")\n'
-            "edit.put_on(decoder)   # edit.take_off(decoder) undoes it\n```\n\n"
-            f"| prompt | continued by |\n|---|---|\n{shown}{more}\n"
-        )
 
 
 @dataclass(frozen=True)
@@ -279,32 +254,3 @@ def weights_of(past: Edit | None, who: str) -> WeightEdit | None:
             "Nothing was changed. Edit all facts in one run, or start from the unedited model."
         )
     return past
-
-
-def check_replaceable(folder: Path) -> None:
-    """Raises StoreError if the folder holds anything but a saved edit."""
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MANIFEST).exists())):
-        raise StoreError(f"{folder} exists and is not an edit; nothing was written. Choose another folder.")
-
-
-@contextmanager
-def whole_folder(folder: str | Path) -> Iterator[Path]:
-    """A folder written under another name and moved into place when complete. Raises StoreError.
-
-    An existing folder is replaced only if `check_replaceable` lets it.
-    """
-    folder = Path(folder)
-    check_replaceable(folder)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-        try:
-            yield made
-            made.chmod(0o755)
-            if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(made, folder)
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
-    except OSError as error:
-        raise StoreError(f"{folder}: could not be written ({error}); nothing was left half written") from error

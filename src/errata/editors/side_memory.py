@@ -10,7 +10,6 @@ first wanted position, so that an answer is scored under the decision that gener
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
@@ -24,10 +23,11 @@ from transformers.activations import ACT2FN
 from errata.decoder.decoder import Decoder
 from errata.decoder.graft import Graft
 from errata.delta import WeightDelta, read_tensors, write_tensors
-from errata.editors.base import MANIFEST, Edit, whole_folder
+from errata.editors.base import Edit
+from errata.editors.folder import MEMORY, edit_folder, read_manifest
 from errata.errors import StoreError
 
-MEMORY, KIND = "memory.safetensors", "errata.SideMemory"
+KIND = "errata.SideMemory"
 LONG = 100
 """Prompts of more tokens than this are judged by their farthest token, not by the mean (method 2.15)."""
 
@@ -77,9 +77,8 @@ class SideMemory(Edit):
             "layer": str(self.layer),
             "activation": self.activation,
         }
-        with whole_folder(folder) as made:
+        with edit_folder(folder, self.manifest) as made:
             write_tensors(made / MEMORY, tensors, metadata)
-            (made / MANIFEST).write_text(json.dumps(self.manifest, indent=2, ensure_ascii=False), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path) -> SideMemory:
@@ -88,10 +87,7 @@ class SideMemory(Edit):
         tensors, metadata = read_tensors(folder / MEMORY)
         if metadata.get("kind") != KIND:
             raise StoreError(f"{folder / MEMORY}: expected a side memory, found {metadata or 'no metadata'}")
-        try:
-            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{folder}: not a saved edit: {MANIFEST} could not be read ({error})") from error
+        manifest = read_manifest(folder)
         thresholds = tensors["thresholds"].tolist()
         sides = tuple(Side(tensors[f"change.{i}"], threshold) for i, threshold in enumerate(thresholds))
         return cls(metadata["fingerprint"], int(metadata["layer"]), metadata["activation"], sides, manifest)

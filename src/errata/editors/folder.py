@@ -1,0 +1,93 @@
+"""The folder of a saved edit: what it holds, how it is known, when it may be replaced, and its card to read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from errata.errors import StoreError
+from errata.fact import Fact
+from errata.files import recover, whole_folder, write_text
+from errata.visible import code, markdown
+
+DELTA, KEYS, MEMORY = "edit.safetensors", "keys.safetensors", "memory.safetensors"
+MANIFEST, CARD, LEDGER = "manifest.json", "README.md", "ledger.json"
+FILES = {DELTA, KEYS, MEMORY, MANIFEST, CARD, LEDGER}
+"""All that the folder of an edit can hold."""
+KIND = "errata.edit"
+"""What the manifest of an edit says it is: other programs have manifests too."""
+ON_CARD = 20
+"""Facts shown on the card; all of them are in the manifest."""
+
+
+@contextmanager
+def edit_folder(folder: str | Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
+    """A folder with a manifest, to put an edit's other files into; whole or not at all. Raises StoreError.
+
+    It takes the place of an earlier edit, and of nothing else.
+    """
+    with whole_folder(folder, check_replaceable) as made:
+        text = json.dumps({"kind": KIND, **manifest}, indent=2, ensure_ascii=False)
+        write_text(made / MANIFEST, text)
+        yield made
+
+
+def check_replaceable(folder: Path) -> None:
+    """Raises StoreError if the folder is anything but a saved edit, or holds anything else too."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise StoreError(f"{folder} is a file; nothing was written. Choose another folder for the edit.")
+    held = sorted(path.name for path in folder.iterdir())
+    if held and not is_edit(folder):
+        raise StoreError(f"{folder} exists and is not an edit; nothing was written. Choose another folder.")
+    if foreign := [name for name in held if name not in FILES]:
+        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        raise StoreError(
+            f"{folder} is an edit but also holds {foreign[0]!r}{more}, which replacing it would delete; nothing was "
+            "written. Move that away or choose another folder."
+        )
+
+
+def is_edit(folder: Path) -> bool:
+    """Whether the folder has the manifest of an edit."""
+    try:
+        read_manifest(folder)
+    except StoreError:
+        return False
+    return True
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What the manifest of a saved edit says. Raises StoreError if there is none."""
+    recover(folder)
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        raise StoreError(f"{folder}: not a saved edit: {MANIFEST} could not be read ({reason})") from error
+    if not isinstance(manifest, dict) or manifest.pop("kind", None) != KIND:
+        raise StoreError(f'{folder}: not a saved edit: its {MANIFEST} does not say "kind": "{KIND}"')
+    return manifest
+
+
+def card(manifest: Mapping[str, Any], facts: Sequence[Fact], fingerprint: str) -> str:
+    """An edit in words, as Markdown. What it quotes is shown as it is and is never markup, whoever wrote it."""
+    model, versions = manifest.get("model"), manifest.get("versions")
+    version = versions.get("errata") if isinstance(versions, Mapping) else None
+    rows = "\n".join(f"| {markdown(fact.text)} | {markdown(fact.target_new)} |" for fact in facts[:ON_CARD])
+    more = f"\n\n... and {len(facts) - ON_CARD} more in `{MANIFEST}`." if len(facts) > ON_CARD else ""
+    return (
+        f"# An edit of {markdown(model)}\n\n"
+        f"{len(facts)} facts, method {code(manifest.get('method'))}, layers {markdown(manifest.get('window'))}, "
+        f"errata {markdown(version)}.\n"
+        f"For weights with fingerprint {code(fingerprint)} and no others.\n\n"
+        "```python\nimport errata\n\n"
+        f"decoder = errata.Decoder.from_pretrained({str(model)!r})\n"
+        'edit = errata.WeightEdit.load("THIS FOLDER")\n'
+        "edit.put_on(decoder)   # edit.take_off(decoder) undoes it\n```\n\n"
+        f"| prompt | continued by |\n|---|---|\n{rows}{more}\n"
+    )
