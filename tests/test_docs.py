@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.main import get_command
+
+from errata.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = {name: ROOT / "docs" / f"{name}.md" for name in ("method", "evaluation")}
@@ -121,6 +124,42 @@ def test_a_link_to_a_missing_file_or_title_is_named(tmp_path: Path) -> None:
     assert broken(good, tmp_path / "here.md") == []
     bad = "[a](none.md) [b](page.md#not-one) [c](page.md#a-title)"
     assert broken(bad, tmp_path / "here.md") == ["none.md", "page.md#not-one", "page.md#a-title"]
+
+
+def commands(text: str) -> Iterator[tuple[str, str]]:
+    """(verb, the rest of the line) of every `errata VERB ...` that a page shows, in a block or within a sentence."""
+    blocks = re.findall(r"^(?:    |```\n).*?(?=\n\n|^```|\Z)", text.replace("\\\n", " "), flags=re.M | re.S)
+    for code in [*blocks, *re.findall(r"`([^`\n]+)`", text)]:
+        yield from re.findall(r"^ *(?:[\w .-]+ -m )?errata (\w+)([^#\n]*)", code.removeprefix("```\n"), flags=re.M)
+
+
+def wrong_options(text: str) -> list[str]:
+    """The verbs and options in a page's commands that the command line does not have."""
+    verbs = get_command(app).commands
+    lost = []
+    for verb, rest in commands(text):
+        if verb not in verbs:
+            lost.append(verb)
+            continue
+        within = getattr(verbs[verb], "commands", {"": verbs[verb]})
+        known = {
+            option for command in within.values() for p in command.params for option in (*p.opts, *p.secondary_opts)
+        }
+        lost += [f"{verb} {o}" for o in re.findall(r"(?<= )--?[a-zA-Z][\w-]*", rest) if o not in known | {"--help"}]
+    return lost
+
+
+def test_every_command_that_a_page_shows_exists() -> None:
+    texts = {str(p.relative_to(ROOT)): p.read_text(encoding="utf-8") for p in LINKING if p.name != "CHANGELOG.md"}
+    assert sum(len(list(commands(text))) for text in texts.values()) > 30
+    lost = {file: wrong_options(text) for file, text in texts.items()}
+    assert not {file: options for file, options in lost.items() if options}
+
+
+def test_a_command_that_does_not_exist_is_named() -> None:
+    block = "Run:\n\n    errata edit pocket FILE --batch 2 \\\n      --nonsense 1\n"
+    shown = f"{block}\nor `errata frobnicate` or `errata store prune --stale`."
+    assert wrong_options(shown) == ["edit --nonsense", "frobnicate"]
 
 
 def test_every_path_that_a_page_names_exists() -> None:
