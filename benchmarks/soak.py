@@ -1,372 +1,285 @@
-"""The store under fire: processes that share a store are killed (SIGKILL) at random moments, over and over.
+"""The command line under fire: verbs are ended at random moments by SIGINT, SIGTERM and SIGKILL, and started again.
 
-    python -m benchmarks.soak [--kills 50] [--modes workers pruned edits anchors] [--json result.json]
+    python -m benchmarks.soak [--kills 300] [--verbs save checkpoint ...] [--seed 0] [--json result.json]
 
-workers: processes make and read the values of one store, and a random one of them is killed; pruned: the same while
-room is made in the store; edits: a run that edits facts in batches is killed and started again until it is done.
-Afterwards every value is compared bit for bit with that of a run nobody interrupted. Exit status 1 if one differs,
-if a process met a wrong value or a damaged file, or if values that were written are gone.
+After each kill everything that the verb writes must be whole: as it was before, or as a run that nobody interrupted
+leaves it. SIGINT and SIGTERM must leave nothing half written, and end it with exit code 130 or 143. Started again, the
+verb must come to the same result, and edits must have taken up batches from the store. Only kills that end a verb at
+work count: none before it has opened its model, none after its end. Exit status 1 if anything was not so.
 
-anchors: as edits, but every anchor is stored as soon as it is found, so that kills fall between anchors of one batch.
-Those left are then optimised in smaller company, which rounds otherwise: the changes are compared by their relative
-difference, which must stay below 1e-2, and the number of runs that are not equal bit for bit is told.
+A batch that was begun goes on with the anchors that are stored; the others are then optimised in smaller company, which
+rounds otherwise. Results are compared bit for bit, and those that differ by their relative difference, which must stay
+below 1e-2 and is told.
 
-POSIX only: processes are forked, so that starting one costs milliseconds.
+POSIX only: verbs are forked from this process, which has run each of them once, so that starting one costs nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import multiprocessing
 import os
 import random
+import re
+import shutil
 import signal
 import sys
 import tempfile
 import time
-import traceback
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from transformers.utils import logging
 
-from benchmarks.anchors import CONTEXTS, Shape, decoder_for, made_up_facts
-from errata import Contexts, Corpus, Decoder, Editor, Recipe, Store
-from errata.delta import WeightDelta
-from errata.editors import sweep
-from errata.fact import Fact
-from errata.store import SHARDS
-from errata.targets import AnchorSettings
-from errata.upkeep import LEFT_ALONE, entries, leftovers, remove, superfluous
+from benchmarks.soak_verbs import VERBS, State, Verb, away, new_place, state_of
+from errata import Decoder
+from errata.cli import app as cli
+from errata.files import OLD, PART
 
-TINY = Shape(
-    "llama",
-    "num_hidden_layers",
-    True,
-    {
-        "hidden_size": 48,
-        "intermediate_size": 96,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "vocab_size": 4000,
-        "max_position_embeddings": 128,
-    },
-)
-RECIPE = Recipe(
-    "tiny",
-    (1, 2, 3),
-    anchor=AnchorSettings(learning_rate=0.3, steps=5),
-    solvers={"least_squares": {"weight": 1.0, "ridge": 0.01}},
-)
-METHODS = ("memit+fe", "rect", "blue", "prune", "every-layer", "memit")
-MODES = ("workers", "pruned", "edits", "anchors")
-SHELVES, GROUP = 6, 4
+ENDED = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}
+"""The exit status of a verb that a signal ended."""
+TRIES = 20
+"""Times that a kill may miss, for each that hits."""
 TOLERANCE = 1e-2
-WRONG = 3  # exit status of a worker that met what must not be
+"""Relative difference up to which changes count as the same, rounded otherwise."""
+
 
 fork = multiprocessing.get_context("fork")
 
 
+# -- processes -------------------------------------------------------------------------------------------------
+
+
+def run_here(root: Path, words: Sequence[str]) -> None:
+    """A command in this process. Raises RuntimeError if it does not end well."""
+    there, argv = Path.cwd(), sys.argv
+    os.chdir(root)
+    os.environ["ERRATA_STORE"] = str(root / "store")
+    sys.argv = ["errata", *words]
+    try:
+        cli.main()
+    except SystemExit as left:
+        if left.code:
+            raise RuntimeError(f"{' '.join(words)}: exit code {left.code}") from None
+    finally:
+        os.chdir(there)
+        sys.argv = argv
+
+
+def worker(root: Path, words: Sequence[str], output: Path, tell: Connection) -> None:
+    """A command in a process of its own, which tells when it has opened its model, and when it has come to its end."""
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream.fileno())
+    opened = Decoder.from_pretrained
+
+    def opens(*given: Any, **options: Any) -> Decoder:
+        decoder = opened(*given, **options)
+        tell.send("working")
+        return decoder
+
+    Decoder.from_pretrained = opens  # type: ignore[method-assign]
+    if "model" not in words:
+        tell.send("working")
+    code: Any = 0
+    try:
+        run_here(root, words)
+    except SystemExit as left:
+        code = left.code
+    except RuntimeError as error:
+        code = int(re.findall(r"\d+", str(error))[-1])
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        tell.send("ended")
+    os._exit(code or 0)
+
+
+class Started:
+    """A command at work in a process of its own."""
+
+    def __init__(self, root: Path, words: Sequence[str], output: Path) -> None:
+        here, there = fork.Pipe(duplex=False)
+        self.process = fork.Process(target=worker, args=(root, words, output, there))
+        self.process.start()
+        there.close()
+        self.told = here
+
+    def working(self) -> bool:
+        """Wait until it is at work; False if it has ended before."""
+        try:
+            return bool(self.told.recv() == "working")
+        except EOFError:
+            return False
+
+    def kill(self, number: signal.Signals) -> bool:
+        """Whether the signal ended it, and not it itself."""
+        os.kill(self.process.pid or 0, number)
+        self.process.join()
+        return self.process.exitcode == ENDED[number]
+
+    def end(self) -> int | None:
+        self.process.join()
+        return self.process.exitcode
+
+
+# -- the soak --------------------------------------------------------------------------------------------------
+
+
 @dataclass
 class Result:
-    """What one mode counted."""
+    """What was counted for one verb."""
 
-    mode: str
-    kills: int = 0
+    verb: str
+    kills: Counter[str] = field(default_factory=Counter)
+    missed: int = 0
+    """Signals that came too late."""
     runs: int = 0
-    seconds: float = 0.0
-    values: int = 0
-    """Compared bit for bit in the end."""
-    differing: int = 0
-    missing: int = 0
-    met_wrong: int = 0
-    """Processes that read a wrong value, or were warned of a damaged file."""
+    resumed: int = 0
+    """Batches that runs took from the store."""
     rounded: int = 0
     furthest: float = 0.0
-    """Runs (of `anchors`) that are not equal bit for bit; and the largest relative difference."""
-    lost: int = 0
-    """Kills after which there were fewer finished files than before."""
-    made: int = 0
-    needed: int = 0
-    """Values made, by all processes; and how many there are to make."""
-    half_written: int = 0
-    """Left by killed processes, none of which was read; all removed by the upkeep."""
-    not_removed: int = 0
-    prunes: int = 0
-    notes: list[str] = field(default_factory=list)
+    """Runs whose end is not equal bit for bit; and the largest relative difference."""
+    wrong: list[str] = field(default_factory=list)
+    seconds: float = 0.0
 
     @property
     def good(self) -> bool:
-        return not (self.differing or self.missing or self.met_wrong or self.lost or self.not_removed)
+        return not self.wrong
 
 
-def made_of(shelf: int) -> dict[str, object]:
-    return {"soak": True, "shelf": shelf}
-
-
-def value(shelf: int, item: int) -> dict[str, Tensor]:
-    """From nothing but its names. Sizes from a few bytes to 4 MB, so that kills fall into writing too."""
-    draw = torch.Generator().manual_seed(1000 * shelf + item)
-    size = 4 << (item % 10 * 2)
-    return {
-        "state": torch.randn(size // 2 + 1, generator=draw, dtype=torch.float64),
-        "parts": torch.randn(3, generator=draw),
-    }
-
-
-def version(shelf: int, number: int) -> dict[str, Tensor]:
-    """One of the values that replace each other under one name; half old, half new would not be the same."""
-    draw = torch.Generator().manual_seed(1_000_000 + 1000 * shelf + number)
-    return {"state": torch.randn(200_000, generator=draw), "version": torch.tensor(number)}
-
-
-def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
-    return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
-
-
-def worker(root: Path, seed: float, items: int, counter: ctypes.Array[ctypes.c_longlong], slot: int) -> None:
-    """Go through all values in an order of its own: read what is there, make and put what is not."""
-    store, draw = Store(root), random.Random(seed)
-    groups = [
-        (shelf, list(range(s, min(s + GROUP, items)))) for shelf in range(SHELVES) for s in range(0, items, GROUP)
-    ]
-    for shelf, group in draw.sample(groups, len(groups)):
-        place = store.shelf("soak", made_of(shelf))
-        found = place.get([str(item) for item in group])
-        assert all(same(tensors, value(shelf, int(name))) for name, tensors in found.items())
-        fresh = {str(item): value(shelf, item) for item in group if str(item) not in found}
-        if fresh:
-            place.put(fresh)
-            counter[slot] += len(fresh)
-        single = store.get("single", made_of(shelf))
-        assert single is None or same(single, version(shelf, int(single["version"])))
-        if single is None or draw.random() < 0.3:
-            store.put("single", made_of(shelf), version(shelf, draw.randrange(1000)))  # replaced while others read it
-
-
-def guarded(work: Callable[..., None], *given: object) -> None:
-    """Run in a forked process; a warning of a damaged file counts as a failure."""
-    warnings.simplefilter("error")
-    torch.set_num_threads(1)
-    try:
-        work(*given)
-    except BaseException:
-        traceback.print_exc()
-        os._exit(WRONG)
-    os._exit(0)
-
-
-def started(work: Callable[..., None], *given: object) -> multiprocessing.process.BaseProcess:
-    process = fork.Process(target=guarded, args=(work, *given))
-    process.start()
-    return process
-
-
-def shards(root: Path) -> set[Path]:
-    return {path for path in root.rglob(SHARDS) if not path.name.startswith(".")}
-
-
-def soak_workers(kills: int, processes: int, items: int, seed: int, prune: bool) -> Result:
-    result, draw, began = Result("pruned" if prune else "workers"), random.Random(seed), time.perf_counter()
-    counter = fork.Array(ctypes.c_longlong, processes, lock=False)
-    while result.kills < kills or not result.runs:
-        with tempfile.TemporaryDirectory() as folder:
-            root = Path(folder)
-            live = {slot: started(worker, root, draw.random(), items, counter, slot) for slot in range(processes)}
-            while live:
-                time.sleep(draw.uniform(0.002, 0.06))
-                if result.kills < kills and draw.random() < 0.9:
-                    slot = draw.choice(list(live))
-                    before = shards(root)
-                    os.kill(live[slot].pid or 0, signal.SIGKILL)
-                    live[slot].join()
-                    if live[slot].exitcode == -signal.SIGKILL:
-                        result.kills += 1
-                    result.lost += not prune and not before <= shards(root)
-                if prune and draw.random() < 0.3:
-                    store = Store(root)
-                    found = entries(store)
-                    half = sum(entry.size for entry in found) // 2
-                    remove(superfluous(found, time.time(), max_size=half))
-                    result.prunes += 1
-                for slot, process in list(live.items()):
-                    if process.exitcode is not None:
-                        result.met_wrong += process.exitcode == WRONG
-                        if process.exitcode in (0, WRONG):
-                            del live[slot]
-                        else:
-                            live[slot] = started(worker, root, draw.random(), items, counter, slot)
-            if prune:
-                started(worker, root, 0, items, counter, 0).join()  # what was removed while the last one was at work
-            _examine(result, root, items)
+def soak(name: str, kills: int, draw: random.Random, folder: Path) -> Result:
+    """Kill one verb so many times; each run is taken up until it is done, and then compared."""
+    verb, result = VERBS[name], Result(name)
+    prepared, peaceful = folder / "prepared", folder / "peaceful"
+    prepared.mkdir()
+    new_place(prepared)
+    for words in verb.before:
+        run_here(prepared, words)
+    before = state_of(verb, prepared)
+    shutil.copytree(prepared, peaceful)
+    pace = _seconds_of(peaceful, verb, folder / "peaceful.txt")
+    expected = state_of(verb, peaceful)
+    began = time.perf_counter()
+    while sum(result.kills.values()) < kills:
+        root, output = folder / f"run{result.runs}", folder / f"run{result.runs}.txt"
+        shutil.copytree(prepared, root)
+        _run_to_the_end(root, verb, result, (before, expected), kills, pace, draw, output)
         result.runs += 1
-    result.made, result.needed = sum(counter), result.runs * SHELVES * items
+        result.resumed += sum(map(int, re.findall(r"the first (\d+) batch", output.read_text())))
+        shutil.rmtree(root)
+    if verb.resumes and not result.resumed:
+        result.wrong.append("no run took up a batch of an earlier one")
     result.seconds = time.perf_counter() - began
     return result
 
 
-def _examine(result: Result, root: Path, items: int) -> None:
-    """Every value of the store, with a Store that has seen nothing; and what the killed have left behind."""
-    store = Store(root)
-    for shelf in range(SHELVES):
-        found = store.shelf("soak", made_of(shelf)).get(map(str, range(items)))
-        single = store.get("single", made_of(shelf))
-        pairs = [(found.get(str(item)), value(shelf, item)) for item in range(items)]
-        for tensors, expected in [*pairs, (single, version(shelf, int(single["version"]) if single else 0))]:
-            result.values += 1
-            result.missing += tensors is None
-            result.differing += tensors is not None and not same(tensors, expected)
-    later = time.time() + 2 * LEFT_ALONE
-    left = leftovers(store, later)
-    result.half_written += len(left)
-    remove(left)
-    result.not_removed += len(leftovers(store, later))
+def _seconds_of(root: Path, verb: Verb, output: Path) -> float:
+    """How long the verb is at work when nobody interrupts it."""
+    started = Started(root, verb.words, output)
+    started.working()
+    at = time.perf_counter()
+    if code := started.end():
+        raise SystemExit(f"{' '.join(verb.words)}: exit code {code} when nobody interrupted it\n{output.read_text()}")
+    seconds = time.perf_counter() - at
+    if verb.then:
+        run_here(root, verb.then)
+    return seconds
 
 
-def soak_edits(kills: int, seed: int, n_facts: int, batch: int, flush: float | None = None) -> Result:
-    """A sequential edit run, killed and started again until it is done; one method after another."""
-    result, draw, began = Result("edits" if flush is None else "anchors"), random.Random(seed), time.perf_counter()
-    facts = made_up_facts(n_facts)
-    decoder = decoder_for(TINY, 5, made_up_facts(100), torch.float32)
-    assert decoder.fingerprint
-    while result.kills < kills or not result.runs:
-        method = METHODS[result.runs % len(METHODS)]
-        with tempfile.TemporaryDirectory() as folder:
-            whole, killed = Path(folder, "whole"), Path(folder, "killed")
-            at = time.perf_counter()
-            process = started(edit, decoder, facts, batch, method, whole, flush)
-            process.join()
-            if process.exitcode:
-                raise SystemExit(f"{method}: the run that nobody interrupted failed; see above")
-            pace = (time.perf_counter() - at) / (n_facts / batch)
-            while True:
-                process = started(edit, decoder, facts, batch, method, killed, flush)
-                if result.kills < kills:
-                    process.join(draw.uniform(0, 4 * pace))
-                    if process.exitcode is None:
-                        before = shards(killed)
-                        os.kill(process.pid or 0, signal.SIGKILL)
-                        process.join()
-                        result.kills += process.exitcode == -signal.SIGKILL
-                        result.lost += not before <= shards(killed)
-                process.join()
-                result.met_wrong += process.exitcode == WRONG
-                if process.exitcode in (0, WRONG):
-                    break
-            expected, found = (json.loads((root / "done.json").read_text()) for root in (whole, killed))
-            result.values += 1
-            difference = expected["digest"] != found["digest"]
-            result.rounded += difference
-            if difference and flush is not None:
-                away = _away(*(WeightDelta.load(root / "done.safetensors") for root in (whole, killed)))
-                result.furthest, difference = max(result.furthest, away), away > TOLERANCE
-            result.differing += difference
-            if flush is None:
-                resumed = f"{found['resumed']} of {n_facts // batch}"
-                result.notes.append(f"{method}: {resumed} batches taken from the store at last")
-            store = Store(killed)
-            later = time.time() + 2 * LEFT_ALONE
-            left = leftovers(store, later)
-            result.half_written += len(left)
-            remove(left)
-            result.not_removed += len(leftovers(store, later))
-        result.runs += 1
-    result.seconds = time.perf_counter() - began
-    return result
-
-
-def _away(expected: WeightDelta, found: WeightDelta) -> float:
-    """|found - expected| / |expected|, the largest of all edited matrices."""
-    pairs = [(found.changes[name], change) for name, change in expected.changes.items()]
-    return max(float((ours - change).norm() / change.norm()) for ours, change in pairs)
-
-
-def edit(
-    decoder: Decoder, facts: Sequence[Fact], batch: int, method: str, root: Path, flush: float | None = None
+def _run_to_the_end(
+    root: Path,
+    verb: Verb,
+    result: Result,
+    states: tuple[State, State],
+    kills: int,
+    pace: float,
+    draw: random.Random,
+    output: Path,
 ) -> None:
-    """One run, from what the store has; leaves the change and its hash. `flush`: seconds between stored anchors."""
-    if flush is not None:
-        sweep.FLUSH_SECONDS = flush
-    texts = [f"{fact.text} {fact.target_new}." for fact in made_up_facts(100)]
-    given = {"recipe": RECIPE, "contexts": Contexts(CONTEXTS), "corpus": Corpus.of(texts), "store": Store(root)}
-    outcome = Editor(decoder, method, **given).edit(facts, batch=batch)  # type: ignore[arg-type]
-    resumed = next(iter(_numbers(outcome.ledger.notes)), 0)
-    document = {"digest": outcome.edit.delta.digest, "resumed": resumed}  # type: ignore[attr-defined]
-    outcome.edit.delta.save(root / "done.safetensors")  # type: ignore[attr-defined]
-    temporary = root / ".done.json"
-    temporary.write_text(json.dumps(document))
-    os.replace(temporary, root / "done.json")
+    before, expected = states
+    for _ in range(TRIES):
+        started = Started(root, verb.words, output)
+        ending = draw.choice(list(ENDED))
+        if sum(result.kills.values()) < kills and started.working():
+            time.sleep(draw.uniform(0, pace))
+            hit = started.kill(ending)
+            result.kills[ending.name] += hit
+            result.missed += not hit
+            if hit and ending != signal.SIGKILL:
+                left = [path for path in root.rglob(".*") if path.name.startswith((PART, OLD)) or PART in path.name]
+                result.wrong += [f"{ending.name} left {path.relative_to(root)}" for path in left]
+        code = started.end()
+        state = state_of(verb, root)
+        for name, value in state.items():
+            if min(away(value, before[name]), away(value, expected[name])) > TOLERANCE:
+                shown = value if isinstance(value, str) else "neither the old one nor the new one"
+                result.wrong.append(f"{name} after {ending.name}: {shown}")
+        if code not in (0, *ENDED.values()):
+            result.wrong.append(f"exit code {code} after {ending.name}: {output.read_text()[-300:]}")
+            return
+        if code == 0 or (_difference(state, expected) < TOLERANCE < _difference(expected, before)):
+            break
+    if verb.then:
+        run_here(root, verb.then)
+    difference = _difference(state_of(verb, root), expected)
+    result.rounded += 0 < difference <= TOLERANCE
+    if difference > TOLERANCE:
+        result.wrong.append(f"the run came to another end than the one that nobody interrupted: {difference:.0e} away")
+    else:
+        result.furthest = max(result.furthest, difference)
 
 
-def _numbers(notes: Sequence[str]) -> Iterator[int]:
-    for note in notes:
-        if "from the store" in note:
-            yield from (int(word) for word in note.split() if word.isdigit())
+def _difference(state: State, expected: State) -> float:
+    return max(away(value, expected[name]) for name, value in state.items())
 
 
 def table_of(results: Sequence[Result]) -> Table:
-    """A column for each mode."""
+    """A row for each verb."""
     table = Table(title="soak")
-    table.add_column("")
+    table.add_column("verb")
+    names = [number.name for number in ENDED]
+    for column in ("kills", *names, "missed", "runs", "resumed", "rounded", "by at most", "wrong", "s", "s/kill"):
+        table.add_column(column, justify="right", no_wrap=True)
     for result in results:
-        table.add_column(result.mode, justify="right")
-    lines: dict[str, Callable[[Result], object]] = {
-        "kill -9": lambda r: r.kills,
-        "runs to the end": lambda r: r.runs,
-        "seconds": lambda r: f"{r.seconds:.0f}",
-        "values compared": lambda r: r.values,
-        "different": lambda r: r.differing,
-        "rounded otherwise": lambda r: f"{r.rounded} (by {r.furthest:.0e})" if r.furthest else "-",
-        "missing": lambda r: r.missing,
-        "wrong or damaged met": lambda r: r.met_wrong,
-        "kills that lost files": lambda r: "-" if r.mode == "pruned" else r.lost,
-        "values made / needed": lambda r: f"{r.made} / {r.needed}" if r.needed else "-",
-        "left half written": lambda r: r.half_written,
-        "of these not removed": lambda r: r.not_removed,
-        "times room was made": lambda r: r.prunes or "-",
-    }
-    for label, show in lines.items():
-        table.add_row(label, *(str(show(result)) for result in results))
+        kills = sum(result.kills.values())
+        counts: list[object] = [kills, *(result.kills[name] for name in names), result.missed, result.runs]
+        counts += [result.resumed if VERBS[result.verb].resumes else "-", result.rounded]
+        counts += [f"{result.furthest:.0e}" if result.furthest else "-", len(result.wrong)]
+        per_kill = f"{result.seconds / kills:.2f}" if kills else "-"
+        table.add_row(result.verb, *map(str, counts), f"{result.seconds:.0f}", per_kill)
     return table
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--kills", type=int, default=50, help="in each mode")
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES[:3])
-    parser.add_argument("--processes", type=int, default=4)
-    parser.add_argument("--items", type=int, default=40, help="values on each of six shelves")
-    parser.add_argument("--facts", type=int, default=20)
-    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--kills", type=int, default=70, help="of all verbs together")
+    parser.add_argument("--verbs", nargs="+", choices=VERBS, default=list(VERBS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the numbers here too")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse(argv)
+    args, console, results = parse(argv), Console(width=120), []
     torch.set_num_threads(1)
-    results = []
-    for mode in args.modes:
-        if mode == "edits":
-            results.append(soak_edits(args.kills, args.seed, args.facts, args.batch))
-        elif mode == "anchors":
-            results.append(soak_edits(args.kills, args.seed, args.facts, args.facts // 2, flush=0.0))
-        else:
-            results.append(soak_workers(args.kills, args.processes, args.items, args.seed, mode == "pruned"))
-    console = Console()
+    logging.disable_progress_bar()
+    draw = random.Random(args.seed)
+    for name in args.verbs:
+        with tempfile.TemporaryDirectory(prefix="errata-soak-") as folder:
+            results.append(soak(name, -(-args.kills // len(args.verbs)), draw, Path(folder).resolve()))
     console.print(table_of(results))
     for result in results:
-        for note in result.notes:
-            console.print(note)
+        for text, count in Counter(result.wrong).items():
+            console.print(f"{result.verb}: {count} x {text}", markup=False, highlight=False, soft_wrap=True)
     if args.json:
         args.json.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
     sys.exit(not all(result.good for result in results))

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors import SafetensorError, safe_open
 
-from benchmarks import soak
+from benchmarks import soak_store
 from errata import store as store_room
 from errata.delta import write_tensors
 from errata.errors import StoreError
@@ -374,6 +374,6 @@ def test_reading_a_value_counts_as_use(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_killed_processes_that_share_a_store_leave_every_value_as_it_should_be() -> None:
-    result = soak.soak_workers(kills=4, processes=2, items=8, seed=0, prune=False)
+    result = soak_store.soak_workers(kills=4, processes=2, items=8, seed=0, prune=False)
     assert result.good, result
     assert (result.kills, result.values) == (4, result.runs * 6 * 9)

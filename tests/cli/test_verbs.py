@@ -233,3 +233,12 @@ def test_a_job_that_is_terminated_ends_as_if_interrupted_and_says_so(
     assert "anchors found so far are kept" in said
     assert not (tmp_path / "edit").exists()
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_ctrl_c_before_a_verb_has_begun_is_no_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "fleet_here", interrupted)
+    code, said = run("methods")
+    assert (code, said.count("Interrupted")) == (130, 1)

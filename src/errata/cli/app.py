@@ -68,8 +68,8 @@ def main() -> None:
         except ErrataError as error:
             fail(f"{type(error).__name__}: {error}", rank)
             sys.exit(1)
-        except SystemExit as left:
-            if left.code != INTERRUPTED:
+        except (SystemExit, KeyboardInterrupt) as left:  # the latter before a verb has begun
+            if isinstance(left, SystemExit) and left.code != INTERRUPTED:
                 raise
             fail("Interrupted. The model is unchanged; anchors found so far are kept and used by the next run.")
             sys.exit(TERMINATED if signals else INTERRUPTED)
