@@ -216,7 +216,7 @@ def test_ctrl_c_says_what_is_kept(run: Run, base: Path, facts: Path, monkeypatch
     monkeypatch.setattr("errata.editor.Editor.edit", interrupted)
     code, said = run("edit", base, facts, *options(base))
     assert code == 130
-    assert "anchors found so far are kept" in said
+    assert "anchors computed so far are kept" in said
 
 
 def test_a_job_that_is_terminated_ends_as_if_interrupted_and_says_so(
@@ -230,7 +230,7 @@ def test_a_job_that_is_terminated_ends_as_if_interrupted_and_says_so(
     monkeypatch.setattr("errata.editor.Editor.edit", terminated)
     code, said = run("edit", base, facts, "-o", tmp_path / "edit", *options(base))
     assert code == 143
-    assert "anchors found so far are kept" in said
+    assert "anchors computed so far are kept" in said
     assert not (tmp_path / "edit").exists()
     assert signal.getsignal(signal.SIGTERM) == before
 

@@ -71,7 +71,7 @@ def main() -> None:
         except (SystemExit, KeyboardInterrupt) as left:  # the latter before a verb has begun
             if isinstance(left, SystemExit) and left.code != INTERRUPTED:
                 raise
-            fail("Interrupted. The model is unchanged; anchors found so far are kept and used by the next run.")
+            fail("Interrupted. The model is unchanged; anchors computed so far are kept for the next run.")
             sys.exit(TERMINATED if signals else INTERRUPTED)
 
 

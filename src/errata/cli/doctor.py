@@ -30,7 +30,7 @@ def doctor(
     decoder.check_finite()
     chosen = recipe_of(decoder, recipe, window)
     editor = Editor(decoder, method, recipe=chosen, corpus=corpus_of(model, corpus))
-    out.print("[bold]found[/bold]")
+    out.print("[bold]the model[/bold]")
     lines(findings(decoder, chosen))
     out.print(f"[bold]an edit of {facts} facts by {method}[/bold]")
     lines(costs(editor, facts))

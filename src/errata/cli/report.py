@@ -39,7 +39,7 @@ def report(
     told = f"{len(material.runs)} run{'s' * (len(material.runs) != 1)}"
     out.print(f"{told}: [bold]{where}[/bold], {where.stat().st_size / 2**10:,.0f} KiB", highlight=False, soft_wrap=True)
     for failure in material.failures:
-        err.print(f"not in it: {failure}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        err.print(f"left out of the page: {failure}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     if figures is not None:
         try:
             made = write_figures(material, figures)

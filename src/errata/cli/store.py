@@ -47,7 +47,9 @@ def list_store(
     left = leftovers(at, now)
     if left:
         size = told_size(sum(one.size for one in left))
-        out.print(f"{len(left)} leftovers of killed processes or damaged files, {size}: `errata store prune`")
+        out.print(
+            f"{len(left)} leftovers of killed processes or damaged files, {size}; `errata store prune` removes them"
+        )
 
 
 @store_app.command("prune")

@@ -93,8 +93,8 @@ def show_results(results: Results, form: str, output: Path, paper: PaperTable | 
     if form == "text":
         _show_tables(rows, paper)
         out.print(
-            "second line: half the range over seeds, or of a single seed half its 95 % interval over records\n"
-            f"{results.computed} cells computed, {results.found} found; tables and cells are in {output}",
+            "Below each score: half the range over seeds; with a single seed, half its 95 % interval over records.\n"
+            f"{results.computed} cells computed, {results.found} taken from earlier runs; everything is in {output}",
             style="dim",
             highlight=False,
         )
@@ -126,8 +126,8 @@ def reckoning_lines(reckoning: Reckoning) -> list[tuple[str, object]]:
         ("cells", reckoning.cells),
         ("done", reckoning.done),
         ("failed before", reckoning.failed),
-        ("unedited", f"{reckoning.unedited} sets of cases to be scored"),
-        ("anchors", f"{sum(anchors.values())} to optimise at most: those in the store are not"),
+        ("unedited", f"{reckoning.unedited} sets of cases to score on the unedited model"),
+        ("anchors", f"at most {sum(anchors.values())} to optimise; those in the store are used again"),
         *(("", f"{count} at {place}") for place, count in anchors.items()),
     ]
 

@@ -77,7 +77,7 @@ def announce(decoder: Decoder, recipe: Recipe, facts: int) -> None:
     """Print what is about to happen."""
     parameters = sum(p.numel() for p in decoder.model.parameters()) / 1e6
     out.print(
-        f"[bold]{facts} facts[/bold] about to change in a real Llama-architecture model of "
+        f"[bold]{facts} facts[/bold] will be edited into a language model (Llama architecture) of "
         f"{parameters:.1f} M parameters; layers {list(recipe.window)}."
     )
 
@@ -87,10 +87,10 @@ def show_demo(run: Run, facts: int, output: Path) -> None:
     show(answer_table(run.answers[:6]), "\nWhat the model says")
     show(score_table(run.scores).turned(), f"\nScores over {facts} facts (share, or nats for D_KL)")
     out.print(
-        "Eff.: the edited prompt. Gen.: paraphrases not trained for this fact.\n"
-        "Novel: wordings no fact was trained in. Free gen.: said, then stopped.\n"
-        "D_KL, Top-k: shift of the next token on neighbours (other subjects of the\n"
-        "same relation and object). Far: prompts of other relations.",
+        "Eff.: the prompt that was edited. Gen.: paraphrases of it that the model was not trained on.\n"
+        "Novel: wordings that no fact was trained in. Free gen.: says the new object, then stops.\n"
+        "D_KL, Top-k: change of the next-token distribution on neighbours (other subjects with the\n"
+        "same relation and object). Far: the same on prompts of other relations.",
         style="dim",
         highlight=False,
     )

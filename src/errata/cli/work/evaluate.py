@@ -53,8 +53,8 @@ def show_scores(run: Run, missing: Mapping[str, str]) -> None:
         out.print(f"no {name}: {why}", style="dim", highlight=False)
     if differing := run.settings["retokenised"]:
         out.print(
-            f"{len(differing)} cases have other tokens where prompt and answer are one text, as published code has "
-            f"them, such as {', '.join(differing[:5])}",
+            f"In {len(differing)} cases, prompt and answer tokenised as one text, as in published code, would give "
+            f"other tokens, such as in {', '.join(differing[:5])}",
             style="dim",
             highlight=False,
         )

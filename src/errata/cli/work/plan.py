@@ -55,7 +55,7 @@ def costs(editor: Editor, facts: int) -> list[tuple[str, object]]:
         where = f"gathered from {editor.corpus.name}" if editor.corpus else "missing: give --corpus"
         told.append(("statistics", f"stored for layers {told_layers(stored)}" if stored == layers else where))
     if "practice" in pipeline.needs:
-        told.append(("practice", "cases to learn editing from: give them with --practice"))
+        told.append(("practice", "cases to train on: give them with --practice"))
     return told
 
 
@@ -63,13 +63,13 @@ def memory(decoder: Decoder, peaks: Mapping[str, Peak]) -> list[tuple[str, objec
     """What each stage holds at most beside the model, and whether that fits."""
     device, main = decoder.device, torch.device("cpu")
     weights = sum(p.numel() * p.element_size() for p in decoder.model.parameters())
-    told: list[tuple[str, object]] = [("memory", f"{size_of(weights)} the model; beside it, at most")]
+    told: list[tuple[str, object]] = [("memory", f"{size_of(weights)} for the model; in addition, at most")]
     told += [(f"  {stage}", _places(peak, device)) for stage, peak in peaks.items()]
     tight = [stage for stage, peak in peaks.items() if not peak.fits(device)]
     free = f"{size_of(free_memory(device))} on {device}"
     if device != main:
         free += f", {size_of(free_memory(main))} in main memory"
-    verdict = f"no: {', '.join(tight)} would not fit" if tight else "yes: stages come one after another"
+    verdict = f"no: {', '.join(tight)} would not fit" if tight else "yes: the stages run one after another"
     return [*told, ("free memory", free), ("fits", verdict)]
 
 
