@@ -47,7 +47,7 @@ def work(facts: int) -> None:
         decoder = Decoder.from_pretrained(pocket.path(), dtype="float32")
         given: dict[str, Any] = {"store": Store.nowhere(), "corpus": Corpus.of(pocket.corpus()), "fleet": fleet}
         editor = Editor(decoder, "memit+fe", **given)
-        _ = editor.contexts
+        _ = editor.supplies.contexts
 
         def timed(stage: str, do: Callable[[], Any]) -> Any:
             fleet.tell(lambda: None)

@@ -84,7 +84,7 @@ def run(size: Size, stage: str, facts: int) -> Row:
         }
         held = [] if stage == "statistics" else [made_up(decoder.inner(layer)) for layer in size.window]
         if stage == "solve":
-            editor._given = dict(zip(size.window, held, strict=True))
+            editor.supplies.given_statistics = dict(zip(size.window, held, strict=True))
         start_of_peak()
         work[stage]()
         measured = high_water() - before
@@ -116,7 +116,7 @@ def sweep(size: Size, editor: Editor, facts: int) -> None:
         if stage == "layers" and done == 1:
             start_of_peak()
 
-    editor.progress = tell
+    editor.supplies.progress = tell
     editor.edit(size.made_up(facts))
 
 

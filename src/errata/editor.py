@@ -5,8 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,18 +12,15 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from errata.decoder.contexts import generate_contexts
-from errata.decoder.corpus import Corpus, gather
+from errata.decoder.corpus import Corpus
 from errata.decoder.decoder import Decoder
 from errata.decoder.site import Contexts
-from errata.editors.base import Edit, Ledger, Outcome, Progress
+from errata.editors.base import Edit, Ledger, Outcome
 from errata.editors.guard import Guard
 from errata.editors.lesson import Practice
-from errata.editors.locate_then_edit import check_statistics
 from errata.editors.saved import load_edit
 from errata.editors.schedule import Schedule
-from errata.editors.wise import own_sentences
-from errata.errors import StatisticsError, UnusableFacts
+from errata.editors.supplies import Progress, Supplies
 from errata.evaluate import Case, Scores, probes
 from errata.evaluate import evaluate as score
 from errata.fact import Fact
@@ -36,9 +31,6 @@ from errata.recipe import Recipe, recipe_for
 from errata.record.run import versions
 from errata.statistics import KeyStatistics
 from errata.store import Store
-
-HELD_OUT = 20
-"""Texts that a guard without any of its own watches."""
 
 
 class Editor:
@@ -58,29 +50,35 @@ class Editor:
         store: Store | None = None,
         progress: Progress | None = None,
         fleet: Fleet = SOLO,
+        supplies: Supplies | None = None,
     ) -> None:
         """`corpus`: where key statistics are gathered if neither given nor stored: texts, a file, or a dataset
         name. `contexts` None: sampled from the unedited model with the recipe's seed. `practice`: cases from which
         a method that has to learn how to edit does so; none of them may be evaluated. `guard`: limits at
         which an edit in batches stops; without texts of its own it is given some. `store` None: the default.
         `fleet`: the processes that share the work; every one of them calls the same things in the same order.
+        `supplies`: all of this as it is at hand already, in place of the rest.
 
         Raises UnknownMethod, UnknownName, BadRecipe, WindowOutside.
         """
-        self.decoder, self.method = decoder, method
-        self.recipe = recipe_for(decoder, recipe)
-        self.store = store or Store.default()
-        self.progress = progress
-        self.fleet = fleet
+        chosen = supplies.recipe if supplies else recipe_for(decoder, recipe)
+        self.decoder, self.method, self.recipe, self.cases = decoder, method, chosen, practice
+        self.supplies = supplies or Supplies(
+            decoder,
+            chosen,
+            corpus=corpus,
+            statistics=statistics,
+            contexts=contexts,
+            practice=[practice_of(case) for case in practice],
+            guard=guard,
+            store=store or Store.default(),
+            progress=progress,
+            fleet=fleet,
+        )
         row = row_of(method)
-        check_names(self.recipe)
+        check_names(chosen)
         self._batch = row.batch
-        self.pipeline = row.pipeline(self.recipe, decoder.depth)
-        self._given = statistics
-        self._contexts = contexts
-        self._practice = practice
-        self._guard = guard
-        self.corpus = _corpus(self.recipe.statistics.corpus if corpus is None else corpus)
+        self.pipeline = row.pipeline(chosen, decoder.depth)
         decoder.check_window(self.pipeline.edited)
 
     @classmethod
@@ -101,79 +99,9 @@ class Editor:
         decoder = Decoder.from_pretrained(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
         return cls(decoder, method, **options)
 
-    @cached_property
-    def contexts(self) -> Contexts:
-        """The context prefixes, always of the unedited model."""
-        if self._contexts is not None:
-            return self._contexts
-
-        def groups() -> Any:
-            with self.decoder.unedited():
-                return generate_contexts(self.decoder, self.recipe.context_seed).groups
-
-        return Contexts(tuple(tuple(group) for group in self.fleet.tell(groups)))
-
-    @cached_property
-    def practice(self) -> list[Practice]:
-        """The cases to learn editing from. Raises UnusableFacts if there are none."""
-        if not self._practice:
-            raise UnusableFacts(
-                [f"{self.method} learns how to edit from cases that are not evaluated; give some: --practice FILE"]
-            )
-        return [_practice(case) for case in self._practice]
-
-    @cached_property
-    def guard(self) -> Guard | None:
-        """The guard, with texts to watch: its own, the corpus's first, or what the unedited model itself says."""
-        if self._guard is None or self._guard.texts:
-            return self._guard
-        if self.corpus is not None:
-            texts = list(islice(self.corpus.texts(), HELD_OUT))
-        else:
-            with self.decoder.unedited():
-                texts = own_sentences(self.decoder, HELD_OUT, self.recipe.context_seed)
-        return replace(self._guard, texts=texts)
-
     def statistics(self) -> dict[int, KeyStatistics]:
-        """Key statistics of the layers to be edited: as given, from the store, or gathered and stored.
-
-        In a fleet the leading rank has them, since it solves; the others have none.
-
-        Raises StatisticsError if they are neither given nor stored and there is no corpus.
-        """
-        layers = sorted(set(self.pipeline.edited))
-        if self._given is not None and not self.fleet.leads:
-            return {}
-        if self._given is not None:
-            check_statistics(self.decoder, self._given, layers)
-            return {layer: self._given[layer] for layer in layers}
-        found = {layer: self.stored_statistics(layer) for layer in layers if self.fleet.leads}
-        missing = self.fleet.tell(lambda: [layer for layer, value in found.items() if value is None])
-        if missing:
-            if self.corpus is None:
-                raise StatisticsError(
-                    f"{self.decoder.name}: no key statistics for layers {missing} in the store, and no corpus to "
-                    "gather them from. Give a text file or a dataset name: --corpus FILE or "
-                    "--corpus wikimedia/wikipedia:20231101.en"
-                )
-            wanted = self.recipe.statistics
-
-            def tell(done: int, total: int) -> None:
-                if self.progress:
-                    self.progress("statistics", done, total)
-
-            with self.decoder.unedited():
-                sample = (wanted.tokens, wanted.max_length)
-                fresh = gather(self.decoder, self.corpus, missing, *sample, tell, self.fleet)
-            for layer, value in fresh.items():
-                found[layer] = value
-                self.store.put("statistics", self._origin(layer), value.to_tensors())
-        return {layer: value for layer, value in found.items() if value is not None}
-
-    def stored_statistics(self, layer: int) -> KeyStatistics | None:
-        """The statistics of a layer that the store holds for this model, corpus and sample; None if it has none."""
-        tensors = self.store.get("statistics", self._origin(layer))
-        return None if tensors is None else KeyStatistics.from_tensors(tensors)
+        """Key statistics of the layers to be edited; see Supplies."""
+        return self.supplies.statistics(self.pipeline.edited)
 
     @torch.inference_mode(False)  # anchors and training need gradients, whatever mode the caller is in
     def edit(
@@ -197,37 +125,32 @@ class Editor:
         else:
             past = past.fitted_to(self.decoder)
         schedule = Schedule(self._batch if batch is None else batch, targets, remember)
-        shared = self.pipeline.shared or self.fleet.size == 1
-        run = self.pipeline.run if shared else self._led
-        outcome = run(self.decoder, facts, self, schedule, past)
+        shared = self.pipeline.shared or self.supplies.fleet.size == 1
+        edit = self.pipeline.edit if shared else self._led
+        outcome = edit(facts, self.supplies, schedule, past)
         known = [*(past.facts if past else []), *outcome.facts]
         return replace(outcome, edit=replace(outcome.edit, manifest=self._manifest(known, schedule)))  # type: ignore[type-var]
 
     def evaluate(self, cases: Sequence[Case], *families: str) -> Scores:
         """Scores of the model as it is now, edited or not, by families of probes (all without any named)."""
-        return score(self.decoder, cases, probes(*families), self.progress, self.fleet)
+        return score(self.decoder, cases, probes(*families), self.supplies.progress, self.supplies.fleet)
 
     def restore(self) -> None:
         """Take any edit off, bit for bit."""
         self.decoder.restore()
 
-    def _led(
-        self, decoder: Decoder, facts: Sequence[Fact], supplies: Editor, schedule: Schedule, past: Edit | None
-    ) -> Outcome:
-        """`pipeline.run` on the leading rank alone; the others put the edit on that it made."""
-        fleet, led = self.fleet, self.fleet.leads
+    def _led(self, facts: Sequence[Fact], supplies: Supplies, schedule: Schedule, past: Edit | None) -> Outcome:
+        """`pipeline.edit` on the leading rank alone; the others put the edit on that it made."""
+        decoder, fleet = self.decoder, supplies.fleet
         if "contexts" in self.pipeline.needs:
-            _ = self.contexts
+            _ = supplies.contexts
         if "statistics" in self.pipeline.needs:
-            self.statistics()
+            supplies.statistics(self.pipeline.edited)
+        _ = supplies.guard
         outcomes: list[Outcome] = []
 
         def work() -> dict[str, torch.Tensor]:
-            self.fleet = SOLO
-            try:
-                outcomes.append(self.pipeline.run(decoder, facts, supplies, schedule, past))
-            finally:
-                self.fleet = fleet
+            outcomes.append(self.pipeline.edit(facts, supplies.alone(), schedule, past))
             with tempfile.TemporaryDirectory() as folder:
                 made = Path(folder) / "edit"
                 outcomes[0].edit.save(made)
@@ -235,7 +158,7 @@ class Editor:
 
         files = fleet.lead(work)
         edited = fleet.tell(lambda: len(outcomes[0].facts))
-        if led:
+        if fleet.leads:
             return outcomes[0]
         with tempfile.TemporaryDirectory() as folder:
             for name, content in files.items():
@@ -243,16 +166,6 @@ class Editor:
             edit = load_edit(folder)
             edit.put_on(decoder)
             return Outcome(edit, Ledger(), decoder, tuple(facts[:edited]))
-
-    def _origin(self, layer: int) -> dict[str, object]:
-        wanted = self.recipe.statistics
-        return {
-            "model": self.decoder.identity.key,
-            "layer": layer,
-            "corpus": self.corpus.name if self.corpus else "unknown",
-            "tokens": wanted.tokens,
-            "max_length": wanted.max_length,
-        }
 
     def _manifest(self, facts: Sequence[Fact], schedule: Schedule) -> dict[str, Any]:
         made: dict[str, Any] = {
@@ -265,22 +178,16 @@ class Editor:
             "recipe": self.recipe.to_json(),
         }
         if "contexts" in self.pipeline.needs:
-            made["contexts"] = self.contexts.groups
+            made["contexts"] = self.supplies.contexts.groups
         if "statistics" in self.pipeline.needs:
-            layers = sorted(set(self.pipeline.edited))
-            made["statistics"] = self._origin(layers[0]) | {"layer": layers}
+            made["statistics"] = self.supplies.origin(sorted(set(self.pipeline.edited)))
         if "practice" in self.pipeline.needs:
-            made["practice"] = [case.id for case in self._practice]
+            made["practice"] = [case.id for case in self.cases]
         return made | {"versions": versions(), "facts": [asdict(fact) for fact in facts]}
 
 
-def _corpus(source: Corpus | str | Path | Iterable[str] | None) -> Corpus | None:
-    if source is None or isinstance(source, Corpus):
-        return source
-    return Corpus.named(source) if isinstance(source, str | Path) else Corpus.of(source)
-
-
-def _practice(case: Case) -> Practice:
+def practice_of(case: Case) -> Practice:
+    """A case as an editor may learn from it."""
     answers = case.neighbourhood_answers or (case.target_true,) * len(case.neighbourhood)
     near = tuple((prompt, answer) for prompt, answer in zip(case.neighbourhood, answers, strict=True) if answer)
     return Practice(case.fact, case.paraphrases, near)

@@ -12,8 +12,9 @@ from torch.nn.functional import cross_entropy
 from errata import Decoder, Outcome, WeightEdit
 from errata.editors.fine_tuning import FineTuning
 from errata.editors.lesson import Lesson, answer_losses, log_probabilities
+from errata.editors.supplies import Supplies
 from errata.errors import AlreadyEdited, ModelError, NotFinite, UnusableFacts, WindowOutside
-from tests.editing import BOTH
+from tests.editing import BOTH, RECIPE
 from tests.models import FAMILIES, tiny_facts, tokenizer_of
 
 both = pytest.mark.parametrize("family", BOTH)
@@ -53,7 +54,7 @@ def says(decoder: Decoder, end: bool = False) -> list[bool]:
 def test_the_facts_are_said_and_only_the_chosen_matrices_move(family: str, settings: FineTuning) -> None:
     decoder = decoder_of(family)
     before = weights(decoder)
-    outcome = settings.edit(decoder, FACTS)
+    outcome = settings.edit(FACTS, Supplies(decoder, RECIPE))
     after = weights(decoder)
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved == set(changes(outcome)) == {decoder.parameter_name(layer) for layer in settings.layers}
@@ -80,7 +81,7 @@ def test_the_loss_is_the_mean_over_facts_of_the_mean_over_answer_tokens(family: 
 @both
 def test_one_step_is_a_step_of_adam_on_the_models_own_parameter(family: str) -> None:
     decoder, plain = decoder_of(family), decoder_of(family)
-    outcome = FineTuning((2,), learning_rate=1e-3, epochs=1, weight_decay=0.1).edit(decoder, FACTS)
+    outcome = FineTuning((2,), learning_rate=1e-3, epochs=1, weight_decay=0.1).edit(FACTS, Supplies(decoder, RECIPE))
     parameter = plain.model.get_parameter(plain.parameter_name(2)).requires_grad_()
     adam = torch.optim.Adam([parameter], 1e-3, weight_decay=0.1)
     lessons = [Lesson.of(plain, fact.text, fact.target_new) for fact in FACTS]
@@ -93,7 +94,7 @@ def test_one_step_is_a_step_of_adam_on_the_models_own_parameter(family: str) -> 
 
 
 def test_every_weight_stays_within_the_norm_constraint() -> None:
-    outcome = replace(FT_M, norm_constraint=1e-3, epochs=3).edit(decoder_of("llama"), FACTS)
+    outcome = replace(FT_M, norm_constraint=1e-3, epochs=3).edit(FACTS, Supplies(decoder_of("llama"), RECIPE))
     (change,) = changes(outcome).values()
     assert change.abs().max() <= 1e-3 + 1e-12
     assert (change.abs() > 1e-3 - 1e-9).any()
@@ -101,7 +102,9 @@ def test_every_weight_stays_within_the_norm_constraint() -> None:
 
 def test_a_run_depends_on_its_seed_alone() -> None:
     def run(seed: int) -> torch.Tensor:
-        (change,) = changes(replace(LOCFT, epochs=2, seed=seed).edit(decoder_of("llama"), FACTS)).values()
+        (change,) = changes(
+            replace(LOCFT, epochs=2, seed=seed).edit(FACTS, Supplies(decoder_of("llama"), RECIPE))
+        ).values()
         return change
 
     assert torch.equal(run(0), run(0))
@@ -110,24 +113,24 @@ def test_a_run_depends_on_its_seed_alone() -> None:
 
 def test_a_batch_that_is_learnt_makes_no_step() -> None:
     decoder = decoder_of("llama")
-    (change,) = changes(replace(FT_M, stop_loss=1e9).edit(decoder, FACTS)).values()
+    (change,) = changes(replace(FT_M, stop_loss=1e9).edit(FACTS, Supplies(decoder, RECIPE))).values()
     assert not change.any()
 
 
 @pytest.mark.parametrize("portion", [1, 3])
 def test_a_batch_in_portions_trains_alike(portion: int, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = replace(LOCFT, epochs=2)
-    (whole,) = changes(settings.edit(decoder_of("gpt2"), FACTS)).values()
+    (whole,) = changes(settings.edit(FACTS, Supplies(decoder_of("gpt2"), RECIPE))).values()
     monkeypatch.setattr("errata.editors.fine_tuning.tails_at_once", lambda *_: portion)
     monkeypatch.setattr("errata.editors.fine_tuning.free_memory", lambda _: 0)
-    (parts,) = changes(settings.edit(decoder_of("gpt2"), FACTS)).values()
+    (parts,) = changes(settings.edit(FACTS, Supplies(decoder_of("gpt2"), RECIPE))).values()
     assert torch.allclose(whole, parts, atol=1e-9)
 
 
 def test_a_low_precision_model_is_trained_in_float32() -> None:
     decoder = decoder_of("llama", torch.bfloat16)
     before = weights(decoder)
-    outcome = replace(FT_M, epochs=20).edit(decoder, FACTS)
+    outcome = replace(FT_M, epochs=20).edit(FACTS, Supplies(decoder, RECIPE))
     (change,) = changes(outcome).values()
     assert change.dtype == torch.float32
     assert decoder.dtype == torch.bfloat16
@@ -139,11 +142,11 @@ def test_a_low_precision_model_is_trained_in_float32() -> None:
 
 def test_a_later_edit_goes_on_from_an_earlier_one() -> None:
     decoder = decoder_of("llama")
-    first = FT_M.edit(decoder, FACTS[:4]).edit
+    first = FT_M.edit(FACTS[:4], Supplies(decoder, RECIPE)).edit
     assert isinstance(first, WeightEdit)
     with pytest.raises(AlreadyEdited):
-        FT_M.edit(decoder, FACTS[4:])
-    outcome = replace(LOCFT, eos=False).edit(decoder, FACTS[4:], past=first)
+        FT_M.edit(FACTS[4:], Supplies(decoder, RECIPE))
+    outcome = replace(LOCFT, eos=False).edit(FACTS[4:], Supplies(decoder, RECIPE), past=first)
     assert set(changes(outcome)) == {decoder.parameter_name(2), decoder.parameter_name(3)}
     assert torch.equal(changes(outcome)[decoder.parameter_name(2)], first.delta.changes[decoder.parameter_name(2)])
     assert all(says(decoder)[4:])
@@ -159,16 +162,16 @@ def test_whatever_goes_wrong_the_model_is_left_as_it_was() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        FT_M.edit(decoder, FACTS, progress=interrupt)
+        FT_M.edit(FACTS, Supplies(decoder, RECIPE, progress=interrupt))
     with pytest.raises(NotFinite, match="Lower the learning rate"):
-        replace(FT_M, learning_rate=1e300).edit(decoder, FACTS)
+        replace(FT_M, learning_rate=1e300).edit(FACTS, Supplies(decoder, RECIPE))
     with pytest.raises(WindowOutside):
-        replace(FT_M, layers=(9,)).edit(decoder, FACTS)
+        replace(FT_M, layers=(9,)).edit(FACTS, Supplies(decoder, RECIPE))
     with pytest.raises(UnusableFacts):
-        FT_M.edit(decoder, [])
+        FT_M.edit([], Supplies(decoder, RECIPE))
     decoder.tokenizer = deepcopy(decoder.tokenizer)  # tests share it
     decoder.tokenizer.eos_token = None
     with pytest.raises(ModelError, match="no end-of-text token"):
-        LOCFT.edit(decoder, FACTS)
+        LOCFT.edit(FACTS, Supplies(decoder, RECIPE))
     assert same(before, weights(decoder))
     assert decoder.change is None

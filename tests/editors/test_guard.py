@@ -72,10 +72,10 @@ def test_a_first_batch_that_crosses_a_limit_is_taken_back() -> None:
 
 
 def test_a_guard_without_texts_is_given_some() -> None:
-    assert editor_of(decoder_of("llama"), "memit", guard=Guard()).guard.texts  # type: ignore[union-attr]
+    assert editor_of(decoder_of("llama"), "memit", guard=Guard()).supplies.guard.texts  # type: ignore[union-attr]
     bare = editor_of(decoder_of("llama"), "memit", guard=Guard(), corpus=None)
-    assert bare.guard is not None
-    assert len(bare.guard.texts) == 20
+    assert bare.supplies.guard is not None
+    assert len(bare.supplies.guard.texts) == 20
 
 
 @pytest.mark.parametrize(

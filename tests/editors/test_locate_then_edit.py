@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from errata import Decoder, Fact, KeyStatistics, Outcome, Store, WeightEdit
-from errata.editors import sweep
+from errata.editors import anchors
+from errata.editors.layer_solver import averaged
 from errata.errors import AlreadyEdited, ErrataError, StatisticsError, UnusableFacts
 from errata.methods import METHODS, Pair, configured
 from errata.solvers import EqualityConstrained, LeastSquares, LinearSystem, NullSpace, Restrained, Solver, Sparsified
@@ -212,7 +213,7 @@ def test_an_interrupt_keeps_the_anchors_already_found_and_the_next_run_uses_them
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store, decoder = Store.nowhere(), decoder_of("llama")
-    before, real, asked = weights(decoder), sweep.optimise_anchors, []
+    before, real, asked = weights(decoder), anchors.optimise_anchors, []
 
     def interrupted(decoder: Decoder, site: Any, layer: int, settings: Any, facts: list[int], **how: Any) -> Any:
         asked.append(len(facts))
@@ -221,7 +222,7 @@ def test_an_interrupt_keeps_the_anchors_already_found_and_the_next_run_uses_them
                 raise KeyboardInterrupt
             yield found
 
-    monkeypatch.setattr(sweep, "optimise_anchors", interrupted)
+    monkeypatch.setattr(anchors, "optimise_anchors", interrupted)
     with pytest.raises(KeyboardInterrupt):
         editor_of(decoder, "memit", store=store).edit(FACTS)
     assert same(weights(decoder), before)
@@ -249,13 +250,13 @@ def test_a_failure_in_the_middle_of_the_sweep_leaves_the_model_as_it_was(monkeyp
 
 
 def test_methods_that_need_the_same_anchors_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    store, asked, real = Store.nowhere(), [], sweep.optimise_anchors
+    store, asked, real = Store.nowhere(), [], anchors.optimise_anchors
 
     def counted(decoder: Decoder, site: Any, layer: int, settings: Any, facts: list[int], **how: Any) -> Any:
         asked.append((layer, len(facts)))
         yield from real(decoder, site, layer, settings, facts, **how)
 
-    monkeypatch.setattr(sweep, "optimise_anchors", counted)
+    monkeypatch.setattr(anchors, "optimise_anchors", counted)
     decoder = decoder_of("llama")
     for method in ("memit", "onelayer", "rect", "prune", "memit+fe", "blue-unedited"):
         editor_of(decoder, method, store=store).edit(FACTS).restore()
@@ -267,7 +268,7 @@ def test_the_solve_shrinks_residuals_as_the_keys_say(family: str) -> None:  # me
     decoder = decoder_of(family)
     site = decoder.tokens.site(FACTS, CONTEXTS)
     prompts = [prompt.stem for place in site for prompt in place.prompts]
-    keys = sweep.averaged(decoder.keys(prompts, [2])[2], CONTEXTS)
+    keys = averaged(decoder.keys(prompts, [2])[2], CONTEXTS)
     moment = editor_of(decoder, "memit").statistics()[2].moment
     penalty = 1.0 * moment + 0.01 * torch.eye(len(moment), dtype=torch.float64)
     residuals = torch.randn(len(FACTS), decoder.width, dtype=torch.float64)

@@ -7,19 +7,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from errata import Decoder, Outcome, Store, WeightEdit
+from errata import Decoder, Fact, Outcome, Store, WeightEdit
 from errata.editors import rledit
 from errata.editors.hypernetwork import Hypernetwork, Network
 from errata.editors.lesson import Lesson, answer_losses, log_probabilities
 from errata.editors.rledit import Practice, RLEdit, original_weights, read_traces
+from errata.editors.supplies import Supplies
 from errata.errors import AlreadyEdited, NotFinite, StoreError, UnsupportedModel, UnusableFacts, WrongModel
-from tests.editing import BOTH, decoder_of
+from tests.editing import BOTH, RECIPE, decoder_of
 from tests.models import tiny_facts
 
 both = pytest.mark.parametrize("family", BOTH)
@@ -52,6 +54,16 @@ def small(family: str, **changes: object) -> RLEdit:
 @cache
 def trained(family: str) -> Hypernetwork:
     return small(family).fit(decoder_of(family), PRACTICE, Store.nowhere())
+
+
+def edit(
+    settings: RLEdit, decoder: Decoder, facts: list[Fact], network: Hypernetwork, progress: Any = None, past: Any = None
+) -> Outcome:
+    """An edit by a network that the store holds already."""
+    store = Store.nowhere()
+    store.put("hypernetworks", settings.made_of(decoder, PRACTICE), network.tensors)
+    supplies = Supplies(decoder, RECIPE, practice=PRACTICE, store=store, progress=progress)
+    return settings.edit(facts, supplies, past=past)
 
 
 def changes(outcome: Outcome) -> dict[str, Tensor]:
@@ -167,7 +179,7 @@ def test_the_loss_of_other_wordings_falls_in_training(family: str, monkeypatch: 
     first = replace(settings, epochs=1, meta_learning_rate=0.0).fit(decoder, PRACTICE, Store.nowhere())
     found = []
     for one in (first, network):
-        outcome = settings.edit(decoder, FACTS, one)
+        outcome = edit(settings, decoder, FACTS, one)
         found.append(mean_loss(decoder, reworded=True))
         outcome.restore()
     assert found[1] < found[0] - 0.2
@@ -283,7 +295,7 @@ def test_editing_makes_the_facts_likelier_and_restores_bit_for_bit(family: str) 
     before, loss = weights(decoder), mean_loss(decoder)
     ticks: list[tuple[str, int, int]] = []
     settings = small(family)
-    outcome = settings.edit(decoder, FACTS, trained(family), progress=lambda *tick: ticks.append(tick))
+    outcome = edit(settings, decoder, FACTS, trained(family), progress=lambda *tick: ticks.append(tick))
     after = weights(decoder)
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved == set(changes(outcome)) == set(settings.names(decoder))
@@ -291,21 +303,21 @@ def test_editing_makes_the_facts_likelier_and_restores_bit_for_bit(family: str) 
     assert [tick[1] for tick in ticks] == [3, 6, 8]
     outcome.restore()
     assert same(before, weights(decoder))
-    again = settings.edit(decoder_of(family), FACTS, trained(family))
+    again = edit(settings, decoder_of(family), FACTS, trained(family))
     assert same(changes(outcome), changes(again))
 
 
 def test_batches_are_edited_in_order_each_on_the_weights_so_far() -> None:
     settings, decoder = small("llama"), decoder_of("llama")
-    first = settings.edit(decoder, FACTS[:3], trained("llama")).edit
+    first = edit(settings, decoder, FACTS[:3], trained("llama")).edit
     assert isinstance(first, WeightEdit)
     with pytest.raises(AlreadyEdited):
-        settings.edit(decoder, FACTS[3:], trained("llama"))
-    both_parts = settings.edit(decoder, FACTS[3:], trained("llama"), past=first)
-    whole = settings.edit(decoder_of("llama"), FACTS, trained("llama"))
+        edit(settings, decoder, FACTS[3:], trained("llama"))
+    both_parts = edit(settings, decoder, FACTS[3:], trained("llama"), past=first)
+    whole = edit(settings, decoder_of("llama"), FACTS, trained("llama"))
     for name, change in changes(whole).items():
         assert torch.allclose(changes(both_parts)[name], change, atol=1e-12)
-    one = settings.edit(decoder_of("llama"), FACTS[:3], trained("llama"))
+    one = edit(settings, decoder_of("llama"), FACTS[:3], trained("llama"))
     assert same(changes(one), dict(first.delta.changes))
 
 
@@ -314,10 +326,10 @@ def test_a_network_is_saved_and_serves_one_model_only(tmp_path: Path) -> None:
     network.save(tmp_path / "network.safetensors")
     loaded = Hypernetwork.load(tmp_path / "network.safetensors")
     assert (loaded.modules, loaded.rank, loaded.blocks) == (network.modules, 6, 2)
-    outcome = settings.edit(decoder_of("llama"), FACTS, loaded)
-    assert same(changes(outcome), changes(settings.edit(decoder_of("llama"), FACTS, network)))
+    outcome = edit(settings, decoder_of("llama"), FACTS, loaded)
+    assert same(changes(outcome), changes(edit(settings, decoder_of("llama"), FACTS, network)))
     with pytest.raises(WrongModel, match="Nothing was changed"):
-        settings.edit(decoder_of("gpt2"), FACTS, loaded)
+        settings.apply(FACTS, loaded, Supplies(decoder_of("gpt2"), RECIPE))
     outcome.edit.save(tmp_path / "edit")
     with pytest.raises(StoreError, match="expected a hypernetwork"):
         Hypernetwork.load(tmp_path / "edit" / "edit.safetensors")
@@ -333,6 +345,6 @@ def test_whatever_is_wrong_is_said_and_the_model_is_left_as_it_was() -> None:
     with pytest.raises(NotFinite):
         small("llama", learning_rate=1e200).fit(decoder, PRACTICE, Store.nowhere())
     with pytest.raises(Killed):
-        small("llama").edit(decoder, FACTS, trained("llama"), progress=kill_after(6))
+        edit(small("llama"), decoder, FACTS, trained("llama"), progress=kill_after(6))
     assert same(before, weights(decoder))
     assert decoder.change is None

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from errata import Outcome, Store, WeightEdit
-from errata.editors import sweep
+from errata.editors import anchors
 from errata.errors import AlreadyEdited, UnusableFacts
 from errata.solvers import LeastSquares, NullSpace
 from tests.editing import BOTH, RECIPE, decoder_of, editor_of
@@ -154,7 +154,7 @@ def test_a_failure_while_going_on_leaves_the_past_edit_on(monkeypatch: pytest.Mo
 
 def sequence(tell: Callable[[Any], None], folder: Path, stop: tuple[str, int] | None = None) -> None:
     """Two batches; at progress `stop` it says so and waits to be killed."""
-    sweep.FLUSH_SECONDS = 0.0
+    anchors.FLUSH_SECONDS = 0.0
     seen: list[str] = []
 
     def progress(stage: str, done: int, total: int) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -15,12 +16,14 @@ from torch.nn.functional import cross_entropy
 from transformers.activations import ACT2FN
 
 from errata import Contexts, Decoder, Fact, Outcome, WeightDelta
+from errata.editors import wise
 from errata.editors.base import WeightEdit
 from errata.editors.lesson import Lesson
 from errata.editors.side_memory import Router, Side, SideMemory
+from errata.editors.supplies import Progress, Supplies
 from errata.editors.wise import Wise, margin_loss, own_sentences, ties, wise_contexts
 from errata.errors import AlreadyEdited, NotFinite, StoreError, WindowOutside, WrongModel
-from tests.editing import BOTH
+from tests.editing import BOTH, RECIPE
 from tests.models import FAMILIES, TINY_GROUPS, tiny_corpus, tiny_facts, tokenizer_of
 
 both = pytest.mark.parametrize("family", BOTH)
@@ -39,9 +42,15 @@ def decoder_of(family: str) -> Decoder:
     return decoder
 
 
+def learn(settings: Wise, decoder: Decoder, facts: Sequence[Fact], progress: Progress | None = None) -> Outcome:
+    """An edit under the contexts and with the sentences above."""
+    with mock.patch.object(wise, "own_sentences", return_value=SENTENCES):
+        return settings.edit(facts, Supplies(decoder, RECIPE, contexts=CONTEXTS, progress=progress))
+
+
 @cache
 def learnt(family: str) -> SideMemory:
-    return memory_of(APART.edit(decoder_of(family), FACTS, CONTEXTS, SENTENCES))
+    return memory_of(learn(APART, decoder_of(family), FACTS))
 
 
 def memory_of(outcome: Outcome) -> SideMemory:
@@ -91,7 +100,7 @@ def says(decoder: Decoder, fact: Fact) -> bool:
 def test_facts_are_said_other_texts_are_not_touched_and_no_weight_moves(family: str) -> None:
     decoder, plain = decoder_of(family), decoder_of(family)
     ticks: list[tuple[str, int, int]] = []
-    outcome = APART.edit(decoder, FACTS, CONTEXTS, SENTENCES, progress=lambda *tick: ticks.append(tick))
+    outcome = learn(APART, decoder, FACTS, lambda *tick: ticks.append(tick))
     assert [says(decoder, fact) for fact in FACTS] == [True] * len(FACTS)
     assert len(outcome.ledger.losses) == len(FACTS)
     assert max(outcome.ledger.losses) < 3  # the margins; about 16 at first
@@ -122,7 +131,7 @@ def test_without_the_graft_the_model_is_the_original_bit_for_bit(family: str) ->
 @pytest.mark.parametrize(("retrieve", "save", "merge"), [(True, 2, 4), (False, 1, 2), (True, 9, 9)])
 def test_the_same_seed_learns_the_same(retrieve: bool, save: int, merge: int) -> None:
     settings = replace(QUICK, retrieve=retrieve, save_every=save, merge_every=merge)
-    one, two = (memory_of(settings.edit(decoder_of("llama"), tiny_facts()[:3], CONTEXTS, SENTENCES)) for _ in range(2))
+    one, two = (memory_of(learn(settings, decoder_of("llama"), tiny_facts()[:3])) for _ in range(2))
     assert all(torch.equal(a.change, b.change) for a, b in zip(one.sides, two.sides, strict=True))
     assert [side.threshold for side in one.sides] == [side.threshold for side in two.sides]
 
@@ -237,7 +246,7 @@ def test_learning_is_masked_sgd_on_the_side_weight(family: str) -> None:
     """Against plain autograd on a copy of the model that runs with the side weight in place of its own."""
     settings = replace(QUICK, iterations=3, mask_ratio=1.0, weight_decay=0.01, save_every=9)
     fact = FACTS[1]
-    found = memory_of(settings.edit(decoder_of(family), [fact], CONTEXTS, SENTENCES)).sides[0]
+    found = memory_of(learn(settings, decoder_of(family), [fact])).sides[0]
     decoder = decoder_of(family)
     name, act = decoder.parameter_name(3), ACT2FN[found_activation(decoder)]
     weight = decoder.weight(3).clone()
@@ -275,7 +284,7 @@ def found_activation(decoder: Decoder) -> str:
 
 def test_the_mask_holds_the_gradient_and_the_clamp_holds_the_weight() -> None:
     settings = replace(APART, iterations=4, weight_decay=0.0, learning_rate=30.0, norm_constraint=0.05)
-    sides = memory_of(settings.edit(decoder_of("llama"), FACTS[:2], CONTEXTS, SENTENCES)).sides
+    sides = memory_of(learn(settings, decoder_of("llama"), FACTS[:2])).sides
     for side in sides:
         moved = (side.change != 0).double().mean().item()
         assert 0.15 < moved < 0.25
@@ -315,7 +324,7 @@ def test_shards_are_kept_side_by_side_until_they_are_merged() -> None:
 
     def edit(**settings: object) -> tuple[Side, ...]:
         made = replace(QUICK, iterations=1, **settings)  # type: ignore[arg-type]
-        return memory_of(made.edit(decoder_of("llama"), facts, CONTEXTS, SENTENCES)).sides
+        return memory_of(learn(made, decoder_of("llama"), facts)).sides
 
     single = edit(save_every=1, merge_every=99)
     assert len(single) == 5
@@ -369,7 +378,7 @@ def test_another_base_is_refused_and_stays_as_it_was() -> None:
 def test_one_edit_at_a_time() -> None:
     decoder = edited("llama")
     with pytest.raises(AlreadyEdited, match="graft at block 3"):
-        APART.edit(decoder, FACTS, CONTEXTS, SENTENCES)
+        learn(APART, decoder, FACTS)
     change = WeightDelta(decoder.fingerprint, {decoder.parameter_name(1): torch.ones(48, 80)})
     WeightEdit(change).put_on(decoder)
     assert decoder.grafted is None
@@ -393,11 +402,11 @@ def test_whatever_goes_wrong_the_model_is_left_as_it_was() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        QUICK.edit(decoder, FACTS, CONTEXTS, SENTENCES, progress=interrupt)
+        learn(QUICK, decoder, FACTS, interrupt)
     with pytest.raises(NotFinite, match="Lower learning_rate"):
-        replace(APART, learning_rate=1e200, norm_constraint=1e200).edit(decoder, FACTS, CONTEXTS, SENTENCES)
+        learn(replace(APART, learning_rate=1e200, norm_constraint=1e200), decoder, FACTS)
     with pytest.raises(WindowOutside):
-        replace(QUICK, layer=5).edit(decoder, FACTS, CONTEXTS, SENTENCES)
+        learn(replace(QUICK, layer=5), decoder, FACTS)
     assert torch.equal(last_logits(decoder, rows), before)
     assert decoder.grafted is None
 
@@ -415,11 +424,11 @@ def test_contexts_and_sentences_are_the_models_own(family: str) -> None:
     assert len(sentences) == 10
     assert len(set(sentences)) > 5
     assert all("{}" not in text and len(decoder.token_ids(text)) > 3 for text in sentences)
-    outcome = replace(QUICK, iterations=1).edit(decoder, FACTS[:1])
+    outcome = replace(QUICK, iterations=1).edit(FACTS[:1], Supplies(decoder, RECIPE))
     assert outcome.ledger.notes == ["1 of 1 facts ended at a loss above 0.02"]
 
 
 def test_block_0_has_nothing_below_it() -> None:
     decoder = decoder_of("llama")
-    outcome = replace(QUICK, layer=0).edit(decoder, FACTS[:1], CONTEXTS, SENTENCES)
+    outcome = learn(replace(QUICK, layer=0), decoder, FACTS[:1])
     assert memory_of(outcome).layer == 0

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from errata import Contexts, Corpus, Recipe
 from errata.decoder.corpus import gather
-from errata.editors.sweep import averaged
+from errata.editors.layer_solver import averaged
 from errata.methods import METHODS, Pair
 from errata.solvers import LeastSquares, LinearSystem, NullSpace, Prepared, Solution, Sparsified
 from errata.targets import BackwardSpreading, BoundaryLayers, Search, optimise_anchors

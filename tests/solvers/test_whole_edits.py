@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from errata import Contexts, Fact, Outcome, Recipe, Store, WeightEdit
-from errata.editors.sweep import averaged
+from errata.editors.layer_solver import averaged
 from errata.methods import METHODS, Pair
 from errata.solvers import (
     EqualityConstrained,

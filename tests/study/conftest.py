@@ -9,21 +9,15 @@ from typing import Any
 
 import pytest
 
-from errata import Corpus, Store
+from errata.editors.supplies import Supplies
 from errata.study import STUDIES, Trial
 from tests.editing import CONTEXTS, RECIPE, decoder_of
 from tests.models import tiny_corpus, tiny_facts
 
 
 def trial_of(family: str, facts: int = 3) -> Trial:
-    return Trial(
-        decoder_of(family),
-        tuple(tiny_facts()[:facts]),
-        RECIPE,
-        Corpus.of(tiny_corpus()),
-        given_contexts=CONTEXTS,
-        store=Store.nowhere(),
-    )
+    supplies = Supplies(decoder_of(family), RECIPE, corpus=tiny_corpus(), contexts=CONTEXTS)
+    return Trial(tuple(tiny_facts()[:facts]), supplies)
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +35,7 @@ SMALL: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="session")
 def short(trial: Trial) -> Trial:
     """Over two layers, so that one Jacobian is left to look at."""
-    return replace(trial, recipe=RECIPE.with_window((1, 3)))
+    return replace(trial, supplies=trial.supplies.under(RECIPE.with_window((1, 3))))
 
 
 @pytest.fixture(scope="session")

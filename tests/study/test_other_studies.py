@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from errata import Editor
 from errata.evaluate.recall import Recall
 from errata.report.material import read_material
 from errata.report.study import FIGURES
@@ -78,7 +79,7 @@ def test_a_layer_alone_for_its_own_residual_is_onelayer_there(trial: Trial, find
     assert [row.layer for row in found.layers] == [1, 2, 3]
     last = found.layers[-1]
     assert last.spread == last.whole == last.own  # at the last layer there is nothing to share out
-    outcome = trial.editor("onelayer").edit(trial.facts)
+    outcome = Editor(trial.decoder, "onelayer", supplies=trial.supplies).edit(trial.facts)
     answers = Recall.ask(trial.decoder, [Recall(fact.text, fact.target_new) for fact in trial.facts])
     outcome.restore()
     assert last.own.probability.values == pytest.approx([a.probability for a in answers], rel=1e-5)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from errata.editors import sweep as module
+from errata import Editor
+from errata.editors import anchors as module
 from errata.errors import UnknownName
 from errata.study import Cosines, Residuals, Trial, cosines, residuals
 from errata.study.cosines import StepCosines
@@ -27,7 +28,7 @@ def gpt2() -> Trial:
 def test_a_trajectory_ends_where_the_edit_ends_and_what_is_left_is_the_ledgers(trial: Trial, method: str) -> None:
     path = trajectory(trial, method)
     assert not trial.decoder.is_edited
-    outcome = trial.editor(method).edit(trial.facts)
+    outcome = Editor(trial.decoder, method, supplies=trial.supplies).edit(trial.facts)
     after = trial.decoder.states(trial.site.bare, trial.window)
     outcome.restore()
     for layer, state in after.items():

@@ -11,22 +11,15 @@ from typing import Any, Literal
 
 from errata.bench.grid import Cell, Grid, told_settings
 from errata.bench.settings import schedule_of, with_settings
-from errata.decoder.contexts import generate_contexts
-from errata.decoder.corpus import Corpus
-from errata.decoder.decoder import Decoder
-from errata.decoder.site import Contexts
-from errata.editor import Editor
-from errata.editors.base import Progress
+from errata.editor import practice_of
 from errata.editors.schedule import Schedule
+from errata.editors.supplies import Supplies
 from errata.evaluate import Case
-from errata.fleet import SOLO, Fleet
 from errata.methods import Pair
 from errata.methods import method as row_of
 from errata.recipe import Recipe
 from errata.record.cell import UNEDITED
 from errata.record.run import Run
-from errata.statistics import KeyStatistics
-from errata.store import Store
 
 
 @dataclass(frozen=True)
@@ -42,32 +35,15 @@ class Dataset:
 
 
 class AtHand:
-    """One model, and what its cells share: contexts by seed, the statistics used last."""
+    """One model by its name in the grid, what its cells draw on, and the scores of the unedited model."""
 
-    def __init__(self, name: str, decoder: Decoder, recipe: Recipe, corpus: Corpus | None, fleet: Fleet = SOLO) -> None:
-        self.fleet = fleet
-        self.name, self.decoder, self.recipe, self.corpus = name, decoder, recipe, corpus
+    def __init__(self, name: str, supplies: Supplies) -> None:
+        self.name, self.supplies, self.decoder, self.recipe = name, supplies, supplies.decoder, supplies.recipe
         self.unedited: list[dict[str, Any]] = []
-        self._contexts: dict[int, Contexts] = {}
-        self._statistics: dict[str, dict[int, KeyStatistics]] = {}
 
-    def contexts_of(self, seed: int) -> Contexts:
-        if seed not in self._contexts:
-            groups = self.fleet.tell(lambda: generate_contexts(self.decoder, seed).groups)
-            self._contexts[seed] = Contexts(tuple(map(tuple, groups)))
-        return self._contexts[seed]
-
-    def statistics_of(self, plan: Planned, store: Store, tell: Progress) -> dict[int, KeyStatistics]:
-        """From the cell before, if it used the same; else from the store, or gathered and stored."""
-        editor = self.editor(plan, store=store, progress=tell)
-        wanted = repr((plan.identity["statistics"], sorted(set(editor.pipeline.edited))))
-        if wanted not in self._statistics:
-            self._statistics = {wanted: editor.statistics()}
-        return self._statistics[wanted]
-
-    def editor(self, plan: Planned, **options: Any) -> Editor:
-        given = {"recipe": plan.recipe, "corpus": self.corpus, "practice": plan.practice, "fleet": self.fleet}
-        return Editor(self.decoder, plan.cell.method, **given, **options)  # type: ignore[arg-type]
+    def under(self, plan: Planned) -> Supplies:
+        """The supplies of a cell; what other cells ask for alike is made once."""
+        return self.supplies.under(plan.recipe, [practice_of(case) for case in plan.practice])
 
 
 @dataclass(frozen=True)
@@ -135,7 +111,7 @@ def _planned(
         row = row_of(cell.method)
         pipeline = row.pipeline(recipe, at_hand.decoder.depth)
         at_hand.decoder.check_window(pipeline.edited)
-        corpus = at_hand.corpus.name if at_hand.corpus else recipe.statistics.corpus
+        corpus = given.name if (given := at_hand.supplies.given_corpus) else recipe.statistics.corpus
         identity |= pipeline.describe() | {"schedule": asdict(schedule) | {"batch": schedule.batch or row.batch}}
         if "contexts" in row.needs:
             identity["context_seed"] = recipe.context_seed

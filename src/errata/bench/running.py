@@ -19,11 +19,12 @@ from errata.bench.planning import AtHand, Dataset, Planned, anchors_needed, plan
 from errata.bench.record import FAILED, read_failure, write_failure, write_record
 from errata.decoder.corpus import Corpus
 from errata.decoder.decoder import Decoder
+from errata.editor import Editor
+from errata.editors.supplies import Supplies
 from errata.errors import ErrataError
 from errata.evaluate import evaluate, probes, retokenised
 from errata.evaluate.generation import said
 from errata.fleet import SOLO, Fleet
-from errata.methods import method as row_of
 from errata.recipe import recipe_for
 from errata.record.cell import UNEDITED, CellRecord
 from errata.record.run import Run, versions
@@ -155,7 +156,9 @@ class Bench:
 
     def _opened(self, model: str) -> AtHand:
         decoder = self.open_decoder(model)
-        return AtHand(model, decoder, recipe_for(decoder, self.grid.recipe), self.open_corpus(model), self.fleet)
+        recipe = recipe_for(decoder, self.grid.recipe)
+        given: dict[str, Any] = {"store": self.store, "progress": self.observer.stage, "fleet": self.fleet}
+        return AtHand(model, Supplies(decoder, recipe, corpus=self.open_corpus(model), **given))
 
     def _settle(self, at_hand: AtHand, plan: Planned) -> None:
         """The record of one cell: found, or computed and written, or its failure."""
@@ -200,18 +203,16 @@ class Bench:
         started = perf_counter()
         if cell.method != UNEDITED:
             run.scores[UNEDITED] = at_hand.unedited
-            options: dict[str, Any] = {"store": self.store, "progress": self.observer.stage}
-            needs = row_of(cell.method).needs
-            if "contexts" in needs:
+            editor = Editor(decoder, cell.method, supplies=at_hand.under(plan))
+            if "contexts" in editor.pipeline.needs:
                 with _timed(run.seconds, "contexts"):
-                    options["contexts"] = at_hand.contexts_of(plan.recipe.context_seed)
-                settings["contexts"] = options["contexts"].groups
-            if "statistics" in needs:
+                    settings["contexts"] = editor.supplies.contexts.groups
+            if "statistics" in editor.pipeline.needs:
                 with _timed(run.seconds, "statistics"):
-                    options["statistics"] = at_hand.statistics_of(plan, self.store, self.observer.stage)
-                settings["statistics"] = {str(layer): s.count for layer, s in options["statistics"].items()}
+                    gathered = editor.statistics()
+                settings["statistics"] = {str(layer): s.count for layer, s in gathered.items()}
             settings["recipe"] = plan.recipe.to_json()
-            outcome = at_hand.editor(plan, **options).edit(facts, **asdict(plan.schedule))
+            outcome = editor.edit(facts, **asdict(plan.schedule))
             run.ledgers[cell.method] = outcome.ledger.to_json()
             run.seconds = outcome.ledger.seconds | run.seconds
         with _timed(run.seconds, "scores"):

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table as PrintedTable
 
 if TYPE_CHECKING:
-    from errata.editors.base import Progress as Tell
+    from errata.editors.supplies import Progress as Tell
     from errata.fleet import Fleet
     from errata.record.tables import Table
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,24 +33,23 @@ def statistics(
     from dataclasses import replace
 
     from errata.cli.work.opening import corpus_of, open_decoder, recipe_of
-    from errata.editor import Editor
+    from errata.editors.supplies import Supplies
     from errata.record.tables import Table
+    from errata.store import Store
 
     decoder = open_decoder(model, dtype, device, trust_remote_code)
     chosen = recipe_of(decoder, recipe, window)
     if tokens is not None:
         chosen = replace(chosen, statistics=replace(chosen.statistics, tokens=tokens))
     with progress() as tell:
-        editor = Editor(
-            decoder, "every-layer", recipe=chosen, corpus=corpus_of(model, corpus), progress=tell, fleet=fleet()
-        )
-        found = editor.statistics()
+        given: Any = {"store": Store.default(), "progress": tell, "fleet": fleet()}
+        gathered = Supplies(decoder, chosen, corpus=corpus_of(model, corpus), **given).statistics(chosen.window)
     if not fleet().leads:
         return
-    rows = [[str(layer), f"{s.count:,}", str(s.inner), f"{s.convergence:.3f}"] for layer, s in found.items()]
+    rows = [[str(layer), f"{s.count:,}", str(s.inner), f"{s.convergence:.3f}"] for layer, s in gathered.items()]
     show(Table.plain(["layer", "tokens", "inner", "convergence"], rows, 0))
     out.print("convergence: estimated relative difference between the moments of two halves of the sample")
     if export is not None:
-        for layer, value in found.items():
+        for layer, value in gathered.items():
             value.save(export / f"layer-{layer}.safetensors")
         out.print(f"written to {export}")

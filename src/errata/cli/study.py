@@ -45,7 +45,9 @@ def study(
     """Measure how locate-then-edit works: cosines, residuals, Jacobians, stability, tracing, contributions."""
     from errata.cli.work.opening import corpus_of, open_decoder, recipe_of
     from errata.cli.work.study import StudyRun, facts_of, studies_of
+    from errata.editors.supplies import Supplies
     from errata.recipe import parse_window
+    from errata.store import Store
     from errata.study import Trial
 
     if fleet().size > 1:
@@ -57,7 +59,8 @@ def study(
     wanted = facts_of(facts_file, format, facts, seed)
     decoder = open_decoder(model, dtype, device, trust_remote_code)
     chosen = recipe_of(decoder, recipe, window)
-    run = StudyRun(Trial(decoder, tuple(wanted), chosen, corpus_of(model, corpus)), facts_file, seed, command_line())
+    supplies = Supplies(decoder, chosen, corpus=corpus_of(model, corpus), store=Store.default())
+    run = StudyRun(Trial(tuple(wanted), supplies), facts_file, seed, command_line())
     for name, function in studies.items():
         with progress() as tell:
             finding = run.one(name, function, output / name, tell)

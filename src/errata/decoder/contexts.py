@@ -33,6 +33,21 @@ def generate_flat_contexts(decoder: Decoder, seed: int, lengths: Sequence[int] =
     return Contexts((("{}", *(_sampled(decoder, generator, start, tokens, top=5) for tokens, start in wanted)),))
 
 
+def generate_texts(decoder: Decoder, n: int, seed: int, tokens: int = 16, top: int = 5) -> list[str]:
+    """`n` texts of the model's own: start words in turn, each continued by `tokens` sampled tokens, side by side."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = [decoder.token_ids(STARTS[i % len(STARTS)]) for i in range(n)]
+    for _ in range(tokens):
+        choices: dict[int, int] = {}
+        for owner, _, logits in decoder.logits(rows, [[len(row) - 1] for row in rows]):
+            best = logits.topk(top)
+            place = torch.multinomial(best.values.softmax(-1).cpu(), 1, generator=generator)
+            chosen = best.indices.cpu().gather(-1, place)[:, 0]
+            choices |= dict(zip(owner.tolist(), chosen.tolist(), strict=True))
+        rows = [[*row, choices[i]] for i, row in enumerate(rows)]
+    return [decoder.decode(row) for row in rows]
+
+
 def _sampled(decoder: Decoder, generator: torch.Generator, start: str, tokens: int, top: int) -> str:
     row = decoder.token_ids(start)
     while len(row) < tokens:

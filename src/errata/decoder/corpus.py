@@ -26,6 +26,11 @@ class Corpus:
     name: str
     texts: Callable[[], Iterator[str]]
 
+    @property
+    def at_hand(self) -> bool:
+        """Whether the texts are in memory; if not, reading them may download a dataset."""
+        return self.name.startswith("texts:")
+
     @classmethod
     def of(cls, texts: Iterable[str]) -> Corpus:
         """From texts in memory; named by a hash of them."""
@@ -68,6 +73,13 @@ class Corpus:
                 raise StatisticsError(f"dataset {name} ({config}, {split}): {error!r}") from error
 
         return cls(f"hub:{name}:{config}:{split}:{field}", stream)
+
+    @classmethod
+    def at(cls, source: Corpus | str | Path | Iterable[str] | None) -> Corpus | None:
+        """A corpus as it may be given: itself, a file or dataset name, texts in memory, or none at all."""
+        if source is None or isinstance(source, Corpus):
+            return source
+        return cls.named(source) if isinstance(source, str | Path) else cls.of(source)
 
     @classmethod
     def named(cls, source: str | Path) -> Corpus:

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
 from errata.decoder.decoder import Decoder
 from errata.decoder.identity import Identity, check_base
 from errata.decoder.memory import Peak
-from errata.decoder.site import Contexts
 from errata.delta import WeightDelta, read_tensors, write_tensors
-from errata.editors.folder import CARD, DELTA, KEYS, card, edit_folder, read_manifest
-from errata.editors.guard import Guard, Health
-from errata.editors.lesson import Practice
-from errata.editors.schedule import Schedule
+from errata.editors.folder import ANCHORS, CARD, DELTA, KEYS, card, edit_folder, read_manifest
+from errata.editors.guard import Health
+from errata.editors.schedule import AT_ONCE, Schedule
+from errata.editors.supplies import Supplies
 from errata.errors import WrongEdit
 from errata.fact import Fact
 from errata.files import write_text
-from errata.fleet import Fleet
-from errata.statistics import KeyStatistics
-from errata.store import Store
-
-Progress = Callable[[str, int, int], None]
-"""Called with (stage, done, total)."""
+from errata.targets import Targets
 
 
 @dataclass(frozen=True)
@@ -133,6 +127,8 @@ class WeightEdit(Edit):
     manifest: dict[str, Any] = field(default_factory=dict)
     keys: dict[int, Tensor] = field(default_factory=dict)
     """Layer -> keys [fact, inner] of all facts edited so far: what a later edit needs in order to go on from here."""
+    anchors: dict[str, Tensor] = field(default_factory=dict)
+    """The anchors it was made with: what is needed to make it again without some of its facts."""
 
     def fitted_to(self, decoder: Decoder) -> WeightEdit:
         base = self.base_on(decoder, self.delta.fingerprint)
@@ -145,10 +141,12 @@ class WeightEdit(Edit):
         decoder.restore()
 
     def save(self, folder: str | Path) -> None:
-        """`edit.safetensors` (float32), `keys.safetensors`, `manifest.json` and a readable `README.md`."""
+        """`edit.safetensors` (float32), keys and anchors, `manifest.json` and a readable `README.md`."""
         with edit_folder(folder, self.manifest) as made:
             self.delta.save(made / DELTA)
             write_tensors(made / KEYS, {str(layer): keys for layer, keys in self.keys.items()}, {"kind": "errata.keys"})
+            if self.anchors:
+                write_tensors(made / ANCHORS, self.anchors, {"kind": "errata.anchors"})
             write_text(made / CARD, card(self.manifest, self.facts, self.delta.fingerprint))
 
     @classmethod
@@ -157,7 +155,8 @@ class WeightEdit(Edit):
         folder = Path(folder)
         manifest = read_manifest(folder)
         keys = {int(layer): keys for layer, keys in read_tensors(folder / KEYS)[0].items()}
-        return cls(WeightDelta.load(folder / DELTA), manifest, keys)
+        anchors = read_tensors(folder / ANCHORS)[0] if (folder / ANCHORS).exists() else {}
+        return cls(WeightDelta.load(folder / DELTA), manifest, keys, anchors)
 
 
 @dataclass(frozen=True)
@@ -168,6 +167,8 @@ class Outcome:
     ledger: Ledger
     decoder: Decoder
     facts: Sequence[Fact]
+    targets: Targets = field(default_factory=dict)
+    """Of locate-then-edit, layer -> the states [fact, model] that the facts were to reach, as the sweep used them."""
 
     def restore(self) -> None:
         """Take the edit off; the model is bit for bit as it was loaded."""
@@ -182,35 +183,6 @@ class Outcome:
             before = self.decoder.generate(rows, n_tokens)
         decode = self.decoder.decode
         return [(f, decode(b).strip(), decode(a).strip()) for f, b, a in zip(chosen, before, after, strict=True)]
-
-
-class Supplies(Protocol):
-    """What an editor can ask for besides a model and facts. Each is made when it is first asked for."""
-
-    @property
-    def store(self) -> Store: ...
-
-    @property
-    def progress(self) -> Progress | None: ...
-
-    @property
-    def fleet(self) -> Fleet:
-        """The processes that share this run."""
-
-    @property
-    def contexts(self) -> Contexts:
-        """Context prefixes, of the unedited model."""
-
-    @property
-    def guard(self) -> Guard | None:
-        """Limits that a run in batches stops at."""
-
-    @property
-    def practice(self) -> Sequence[Practice]:
-        """Facts to learn editing from, which are not among those evaluated."""
-
-    def statistics(self) -> Mapping[int, KeyStatistics]:
-        """Key statistics of the edited layers."""
 
 
 class Pipeline(ABC):
@@ -228,10 +200,14 @@ class Pipeline(ABC):
         """The layers that change."""
 
     @abstractmethod
-    def run(
-        self, decoder: Decoder, facts: Sequence[Fact], supplies: Supplies, schedule: Schedule, past: Edit | None
+    def edit(
+        self, facts: Sequence[Fact], supplies: Supplies, schedule: Schedule = AT_ONCE, past: Edit | None = None
     ) -> Outcome:
-        """Edit the decoder, going on from `past` if given. On any failure or interrupt it is left as it was."""
+        """Edit the model that the supplies are for, going on from `past` if given.
+
+        On any failure or interrupt it is left as it was. The outcome's edit has no manifest yet. A run that was
+        killed goes on from what the store keeps of it, to the very same weights.
+        """
 
     @abstractmethod
     def memory(self, decoder: Decoder, facts: int, free: int | None = None) -> dict[str, Peak]:

@@ -14,13 +14,13 @@ from errata.decoder.decoder import Decoder
 from errata.decoder.memory import Peak, descent_peak, free_memory, tails_at_once
 from errata.decoder.rows import in_batches
 from errata.delta import WeightDelta
-from errata.editors.base import Edit, Ledger, Outcome, Pipeline, Progress, Supplies, WeightEdit, weights_of
-from errata.editors.guard import Guard, Watch
+from errata.editors.base import Edit, Ledger, Outcome, Pipeline, WeightEdit, weights_of
+from errata.editors.guard import Watch
 from errata.editors.lesson import Lesson, answer_losses, log_probabilities, padded
 from errata.editors.schedule import AT_ONCE, Checkpoint, Schedule, adam_state, load_adam, under
+from errata.editors.supplies import Supplies
 from errata.errors import NotFinite
 from errata.fact import Fact, check_facts
-from errata.store import Store
 
 CHECKPOINT_SECONDS = 60.0
 
@@ -60,53 +60,40 @@ class FineTuning(Pipeline):
         passes = descent_peak(decoder, min(self.layers), min(facts, self.batch_size), free=free)
         return {"training": Peak(held + passes)}
 
-    def run(
-        self, decoder: Decoder, facts: Sequence[Fact], supplies: Supplies, schedule: Schedule, past: Edit | None
-    ) -> Outcome:
-        """`edit` with what is at hand; a schedule's batches are rounds of training, one behind another."""
-        earlier = weights_of(past, "fine-tuning")
-        return self.edit(decoder, facts, supplies.progress, earlier, supplies.store, schedule, supplies.guard)
-
     def edit(
-        self,
-        decoder: Decoder,
-        facts: Sequence[Fact],
-        progress: Progress | None = None,
-        past: WeightEdit | None = None,
-        store: Store | None = None,
-        schedule: Schedule = AT_ONCE,
-        guard: Guard | None = None,
+        self, facts: Sequence[Fact], supplies: Supplies, schedule: Schedule = AT_ONCE, past: Edit | None = None
     ) -> Outcome:
-        """Edit the decoder, going on from `past` if given. Within a round, weights change once, at its end.
+        """See Pipeline. A schedule's batches are rounds of training; within one, weights change once, at its end.
 
-        Where a round crosses a limit of `guard`, the run ends with the round before it, and the outcome says so.
-
-        A killed run goes on from the last epoch that `store` keeps, to the very same weights. Raises UnusableFacts,
-        WindowOutside, AlreadyEdited, WrongModel, or NotFinite if training diverges; the model is then as it was.
+        Where a round crosses a limit of the guard, the run ends with the round before it, and the outcome says so.
+        A killed run goes on from the last epoch that the store keeps. Raises UnusableFacts, WindowOutside,
+        AlreadyEdited, WrongModel, WrongEdit, Collapsed, or NotFinite if training diverges.
         """
-        check_facts([*(past.facts if past else []), *facts])
+        decoder, earlier = supplies.decoder, weights_of(past, "fine-tuning")
+        check_facts([*(earlier.facts if earlier else []), *facts])
         decoder.check_window(self.layers)
         decoder.check_dense(map(decoder.parameter_name, self.layers))
         before = decoder.change
-        if past is None or (before is not None and before.digest != past.delta.digest):
+        if earlier is None or (before is not None and before.digest != earlier.delta.digest):
             decoder.check_unedited()
         lessons = [Lesson.of(decoder, fact.text, fact.target_new, self.eos) for fact in facts]
         ledger = Ledger()
-        total = past.delta if past else WeightDelta(decoder.fingerprint)
+        total = earlier.delta if earlier else WeightDelta(decoder.fingerprint)
         layers, edited = {decoder.parameter_name(layer): layer for layer in self.layers}, len(facts)
         try:
             decoder.put_on(total)
-            watch = Watch(guard, decoder) if guard else None
-            for number, portion in enumerate(schedule.portions(len(facts))):
+            watch = Watch(guard, decoder) if (guard := supplies.guard) else None
+            rounds = schedule.portions(len(facts))
+            for number, portion in enumerate(rounds):
                 with ledger.timed("training"):
                     training = _Training(self, decoder, [lessons[i] for i in portion], total)
-                    trained = training.run(ledger, progress, store or Store.nowhere())
+                    trained = training.run(ledger, supplies)
                 decoder.put_on(trained)
                 changes = {layers[name]: change for name, change in trained.changes.items() if name in layers}
                 if watch and (limit := watch.look(number, changes, ledger.health)):
                     decoder.put_on(total)
                     edited = portion.start
-                    watch.stop(limit, edited, ledger.notes)
+                    watch.stop(limit, edited, len(rounds), ledger.notes)
                     break
                 total = trained
         except BaseException:
@@ -134,10 +121,10 @@ class _Training:
         self.at_once = tails_at_once(decoder, self.first, max(len(lesson.ids) for lesson in lessons))
         self.below = _states_below(decoder, lessons, self.first)
 
-    def run(self, ledger: Ledger, progress: Progress | None, store: Store) -> WeightDelta:
+    def run(self, ledger: Ledger, supplies: Supplies) -> WeightDelta:
         """Train until an epoch's mean loss is below the stop or the epochs are over. Returns the whole change."""
         settings, n = self.settings, len(self.lessons)
-        checkpoint = Checkpoint(store, "fine-tuning", self.made_of(), CHECKPOINT_SECONDS)
+        checkpoint = Checkpoint(supplies.store, "fine-tuning", self.made_of(), CHECKPOINT_SECONDS)
         if state := checkpoint.state(self.decoder.device):
             self.load(state)
             ledger.notes.append(f"the first {len(self.losses)} epochs were done by an earlier run")
@@ -147,8 +134,7 @@ class _Training:
             for start in range(0, n, settings.batch_size):
                 batch = order[start : start + settings.batch_size]
                 total += len(batch) * self.step(batch)
-                if progress:
-                    progress("fine-tuning", done + start + len(batch), settings.epochs * n)
+                supplies.tell("fine-tuning", done + start + len(batch), settings.epochs * n)
             self.losses.append(total / n)
             if checkpoint.due:
                 checkpoint.keep(self.state())

@@ -14,8 +14,9 @@ from errata.files import recover, whole_folder, write_text
 from errata.visible import code, markdown
 
 DELTA, KEYS, MEMORY = "edit.safetensors", "keys.safetensors", "memory.safetensors"
+ANCHORS = "anchors.safetensors"
 MANIFEST, CARD, LEDGER = "manifest.json", "README.md", "ledger.json"
-FILES = {DELTA, KEYS, MEMORY, MANIFEST, CARD, LEDGER}
+FILES = {DELTA, KEYS, ANCHORS, MEMORY, MANIFEST, CARD, LEDGER}
 """All that the folder of an edit can hold."""
 KIND = "errata.edit"
 """What the manifest of an edit says it is: other programs have manifests too."""

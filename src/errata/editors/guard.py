@@ -33,9 +33,9 @@ class Health:
 
 @dataclass(frozen=True)
 class Guard:
-    """Limits beyond which a run in batches stops, with the batch before it as its outcome. None: no limit.
+    """Limits beyond which an edit is taken back; in batches, the last batch alone. None: no limit.
 
-    texts: held-out texts. They are read once before the first batch and once after each.
+    texts: what the limits on divergence and perplexity are measured on; read before the first batch and after each.
     """
 
     texts: Sequence[str] = ()
@@ -45,14 +45,19 @@ class Guard:
 
     def crossed(self, health: Health) -> str | None:
         """The first limit that is crossed, in words."""
-        worst = max(health.growth, key=lambda layer: health.growth[layer])
-        seen = (
-            (f"|dW| / |W| of layer {worst}", health.growth[worst], self.growth),
+        worst = max(health.growth, key=lambda layer: health.growth[layer], default=None)
+        growth = [] if worst is None else [(f"|dW| / |W| of layer {worst}", health.growth[worst], self.growth)]
+        measured = (
+            *growth,
             ("the divergence on held-out texts", health.divergence, self.divergence),
             ("the growth of perplexity on held-out texts", health.perplexity, self.perplexity),
         )
-        told = (f"{what} is {value:.3g}, above {limit}" for what, value, limit in seen if limit and not value <= limit)
-        return next(told, None)
+        crossed = (
+            f"{what} is {value:.3g}, above {limit}"
+            for what, value, limit in measured
+            if limit is not None and not value <= limit
+        )
+        return next(crossed, None)
 
 
 class Watch:
@@ -78,12 +83,13 @@ class Watch:
         seen.append(Health(batch, growth, divergence, exp(min(loss - self.loss, 700.0))))
         return self.guard.crossed(seen[-1])
 
-    def stop(self, limit: str, edited: int, notes: list[str]) -> None:
+    def stop(self, limit: str, edited: int, batches: int, notes: list[str]) -> None:
         """Say why the run ends here. Raises Collapsed if there is no batch to fall back on."""
         if not edited:
             raise Collapsed(
-                f"after the first batch {limit}. Nothing was kept. Edit fewer facts at a time, preserve more "
-                "(a larger weight in the recipe's solver), or raise the guard's limit."
+                f"after {'the first batch' if batches > 1 else 'this edit'} {limit}. Nothing was kept; the model is as "
+                "it was before. Edit fewer facts at a time, preserve more (a larger weight in the recipe's solver), "
+                "raise the guard's limit, or go without a guard."
             )
         notes.append(f"stopped after {edited} facts: with the next batch {limit}; that batch was taken back")
 

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from time import perf_counter
 from typing import Any
 
 from errata.decoder.corpus import TOKENS_PER_DIMENSION
 from errata.decoder.decoder import Decoder
 from errata.decoder.memory import HEAP, ROOM, USUAL, Peak, anchor_peak, free_memory, gathering_peak, pass_peak
-from errata.decoder.site import Contexts
-from errata.editors.base import Edit, Outcome, Pipeline, Progress, Supplies, WeightEdit, weights_of
-from errata.editors.guard import Guard
+from errata.delta import WeightDelta
+from errata.editors.anchors import Anchors, from_tensors, to_tensors
+from errata.editors.base import Edit, Ledger, Outcome, Pipeline, WeightEdit, weights_of
+from errata.editors.batches import Batches
+from errata.editors.layer_solver import LayerSolver
 from errata.editors.schedule import AT_ONCE, Schedule
-from errata.editors.sweep import Sweeps
-from errata.errors import StatisticsError
+from errata.editors.supplies import Supplies
+from errata.editors.sweep import Sweep
 from errata.fact import Fact, check_facts
-from errata.fleet import SOLO, Fleet
-from errata.solvers import NullSpace, Solver
-from errata.solvers.wrapper import Wrapper
+from errata.solvers import Solver
 from errata.statistics import KeyStatistics
-from errata.store import Store
-from errata.targets import AnchorSettings, TargetConstruction
+from errata.targets import AnchorSettings, TargetConstruction, Targets
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class LocateThenEdit(Pipeline):
         stored = moments + inner**2 * 8  # one is copied while it is written
         sweep = stems * width * size + facts * (2 * USUAL.prompts * inner + len(layers) * width) * precision
         changes = len(layers) * inner * width * (size + precision)
-        solve = self.solve_peak(inner, width, facts, apart)
+        solve = self.solver.memory(inner, width, facts, apart)
         free = free_memory(decoder.device) if free is None else free
         inside = apart and solve + changes + sweep <= ROOM * free
         swapped = 3 * inner * width * precision
@@ -78,75 +76,64 @@ class LocateThenEdit(Pipeline):
         }
         return {stage: Peak(peak.device, peak.host + HEAP) for stage, peak in peaks.items()}
 
-    def solve_peak(self, inner: int, width: int, facts: int, apart: bool = True) -> int:
-        """Bytes that factor and solve of one layer hold at most; `apart`: with a copy of its statistics."""
-        solver = self.solver
-        while isinstance(solver, Wrapper):
-            solver = solver.solver
-        factoring, kept = (3, 2) if isinstance(solver, NullSpace) else (1, 1)
-        answers = 4 * inner * width + 4 * facts * inner + (facts >= inner) * inner**2
-        return 8 * max((factoring + apart) * inner**2, kept * inner**2 + answers)
-
-    def run(
-        self, decoder: Decoder, facts: Sequence[Fact], supplies: Supplies, schedule: Schedule, past: Edit | None
-    ) -> Outcome:
-        """`edit`, with what is at hand; gathering statistics counts as a stage."""
-        earlier, started = weights_of(past, "locate-then-edit"), perf_counter()
-        contexts, statistics = supplies.contexts, supplies.statistics()
-        prepared, store, progress = {"statistics": perf_counter() - started}, supplies.store, supplies.progress
-        wanted = (schedule, earlier, supplies.guard, supplies.fleet)
-        outcome = self.edit(decoder, facts, contexts, statistics, store, progress, *wanted)
-        outcome.ledger.seconds = prepared | outcome.ledger.seconds
-        return outcome
-
     def edit(
-        self,
-        decoder: Decoder,
-        facts: Sequence[Fact],
-        contexts: Contexts,
-        statistics: Mapping[int, KeyStatistics],
-        store: Store,
-        progress: Progress | None = None,
-        schedule: Schedule = AT_ONCE,
-        past: WeightEdit | None = None,
-        guard: Guard | None = None,
-        fleet: Fleet = SOLO,
+        self, facts: Sequence[Fact], supplies: Supplies, schedule: Schedule = AT_ONCE, past: Edit | None = None
     ) -> Outcome:
-        """Edit the decoder, going on from `past` if given. On any failure or interrupt it is left as it was.
+        """See Pipeline. Where a batch crosses a limit of the guard, the run ends with the batch before it.
 
-        Where a batch crosses a limit of `guard`, the run ends with the batch before it, and the outcome says so.
-        The ranks of a `fleet` share anchors, replay and keys; the leading one, which alone needs `statistics`, solves;
-        all end with the same weights.
-
-        Raises UnusableFacts, WindowOutside, AlreadyEdited or StatisticsError before any weight changes, Collapsed
-        if the first batch crosses a limit. Anchors are stored as they are found and batches as they are done: an
+        The ranks of a fleet share anchors, replay and keys; the leading one, which alone has statistics, solves;
+        all end with the same weights. Anchors are stored as they are optimised and batches as they are done: an
         interrupted run loses no more than the anchors of one batch, and in batches ends at the very same weights
         (unless it was seeking targets "original" of all facts at once, which it loses none of).
+
+        Raises UnusableFacts, WindowOutside, AlreadyEdited, WrongEdit or StatisticsError before any weight changes,
+        Collapsed if the first batch crosses a limit.
         """
-        check_facts([*(past.facts if past else []), *facts])
+        decoder, earlier, ledger = supplies.decoder, weights_of(past, "locate-then-edit"), Ledger()
+        check_facts([*(earlier.facts if earlier else []), *facts])
         decoder.check_window(self.window)
-        if fleet.leads:
-            check_statistics(decoder, statistics, self.edited)
-        site = decoder.tokens.site(facts, contexts)
         before = decoder.change
-        if past is None or (before is not None and before.digest != past.delta.digest):
+        if earlier is None or (before is not None and before.digest != earlier.delta.digest):
             decoder.check_unedited()
-        sweeps = Sweeps(self, decoder, statistics, store, progress, site, schedule, fleet)
+        with ledger.timed("statistics"):
+            contexts, statistics = supplies.contexts, supplies.statistics(self.edited)
+        site = decoder.tokens.site(facts, contexts)
+        again = len(schedule.portions(len(facts))) > 1
+        sweep = self._sweep(supplies, statistics, ledger, remember=schedule.remember, again=again)
+        moments = {str(layer): one.moment for layer, one in statistics.items()}
+        made_of = {"method": repr(self), "statistics": WeightDelta("", moments).digest if again else None}
         try:
-            if past is not None:
-                past.put_on(decoder)
-                sweeps.total, sweeps.kept = past.delta, dict(past.keys)
-            edited = sweeps.over(guard)
+            if earlier is not None:
+                sweep.anchors.kept = from_tensors(earlier.anchors)
+                earlier.put_on(decoder)
+                changes = {name: change.to(decoder.device) for name, change in earlier.delta.changes.items()}
+                sweep.total, sweep.solver.keys = WeightDelta(decoder.fingerprint, changes), dict(earlier.keys)
+            edited = Batches(sweep, site, schedule, self.edited, made_of).run()
         except BaseException:
             decoder.restore() if before is None else decoder.put_on(before)
             raise
-        return Outcome(WeightEdit(sweeps.total, keys=sweeps.kept), sweeps.ledger, decoder, tuple(facts[:edited]))
+        made = WeightEdit(sweep.total, keys=sweep.solver.keys, anchors=to_tensors(sweep.anchors.kept))
+        return Outcome(made, ledger, decoder, tuple(facts[:edited]), sweep.targets)
 
+    def targets(self, facts: Sequence[Fact], supplies: Supplies) -> Targets:
+        """The targets on the model as it is; nothing is edited.
 
-def check_statistics(decoder: Decoder, statistics: Mapping[int, KeyStatistics], layers: Sequence[int]) -> None:
-    """Raises StatisticsError unless there are statistics of the right width for every layer."""
-    missing = [layer for layer in layers if layer not in statistics]
-    if missing:
-        raise StatisticsError(f"no key statistics for layers {missing}; gather them with `errata statistics`")
-    for layer in layers:
-        statistics[layer].expect(decoder.inner(layer))
+        Statistics are not asked for: constructions that weigh updates against each other cannot be asked this way.
+        """
+        sweep = self._sweep(supplies, {}, Ledger())
+        return sweep.targets_of(supplies.decoder.tokens.site(facts, supplies.contexts))
+
+    def _sweep(
+        self,
+        supplies: Supplies,
+        statistics: Mapping[int, KeyStatistics],
+        ledger: Ledger,
+        *,
+        remember: bool = True,
+        again: bool = False,
+    ) -> Sweep:
+        decoder = supplies.decoder
+        anchors = Anchors(self.anchor, self.construction.search, supplies, ledger)
+        solver = LayerSolver(self.solver, decoder, statistics, supplies.fleet, remember=remember, again=again)
+        total = WeightDelta(decoder.fingerprint)
+        return Sweep(self.construction, self.window, anchors, solver, supplies, ledger, total)

@@ -17,10 +17,12 @@ from errata.decoder import hooks
 from errata.decoder.decoder import Decoder
 from errata.decoder.memory import Peak, descent_peak
 from errata.delta import WeightDelta
-from errata.editors.base import Edit, Ledger, Outcome, Pipeline, Progress, Supplies, WeightEdit, weights_of
+from errata.editors.base import Edit, Ledger, Outcome, Pipeline, WeightEdit, weights_of
+from errata.editors.guard import Watch
 from errata.editors.hypernetwork import Hypernetwork, Network
 from errata.editors.lesson import Lesson, Practice, answer_losses, lesson_means, log_probabilities, places
-from errata.editors.schedule import Checkpoint, Schedule, adam_state, load_adam, under
+from errata.editors.schedule import AT_ONCE, Checkpoint, Schedule, adam_state, load_adam, under
+from errata.editors.supplies import Progress, Supplies
 from errata.errors import NotFinite, UnsupportedModel, UnusableFacts, WrongModel
 from errata.fact import Fact, check_facts
 from errata.store import Store
@@ -73,20 +75,6 @@ class RLEdit(Pipeline):
         passes = descent_peak(decoder, min(self.layers), self.rows_at_once, free=free)
         return {"training": Peak(5 * sum(sizes) * decoder.precision.itemsize + passes)}
 
-    def run(
-        self, decoder: Decoder, facts: Sequence[Fact], supplies: Supplies, schedule: Schedule, past: Edit | None
-    ) -> Outcome:
-        """`fit` on what there is to practise with, then `edit`; a schedule's batch takes the place of `batch_size`."""
-        earlier = weights_of(past, "RLEdit")
-        check_facts(facts)
-        ledger = Ledger()
-        with ledger.timed("hypernetwork"):
-            network = self.fit(decoder, supplies.practice, supplies.store, supplies.progress)
-        applied = replace(self, batch_size=schedule.batch or self.batch_size)
-        outcome = applied.edit(decoder, facts, network, supplies.progress, earlier)
-        outcome.ledger.seconds = ledger.seconds | outcome.ledger.seconds
-        return outcome
-
     def fit(
         self, decoder: Decoder, practice: Sequence[Practice], store: Store, progress: Progress | None = None
     ) -> Hypernetwork:
@@ -120,40 +108,49 @@ class RLEdit(Pipeline):
         return {name: value.detach().cpu() for name, value in training.network.state_dict().items()}
 
     def edit(
-        self,
-        decoder: Decoder,
-        facts: Sequence[Fact],
-        network: Hypernetwork,
-        progress: Progress | None = None,
-        past: WeightEdit | None = None,
+        self, facts: Sequence[Fact], supplies: Supplies, schedule: Schedule = AT_ONCE, past: Edit | None = None
     ) -> Outcome:
-        """Edit the decoder, batch after batch in the order given, going on from `past` if given.
+        """See Pipeline. `fit` on what there is to practise with; then batch after batch in the order given.
 
-        Raises UnusableFacts, AlreadyEdited, or WrongModel if the network was trained for another model; the model
-        is then as it was.
+        A schedule's batch takes the place of `batch_size`. Raises UnusableFacts, AlreadyEdited, WrongEdit, Collapsed.
         """
-        check_facts([*(past.facts if past else []), *facts])
+        decoder, earlier, ledger = supplies.decoder, weights_of(past, "RLEdit"), Ledger()
+        check_facts([*(earlier.facts if earlier else []), *facts])
+        before = decoder.change
+        if earlier is None or (before is not None and before.digest != earlier.delta.digest):
+            decoder.check_unedited()
+        with ledger.timed("hypernetwork"):
+            network = self.fit(decoder, supplies.practice, supplies.store, supplies.progress)
+        applied = replace(self, batch_size=schedule.batch or self.batch_size)
+        try:
+            watch = Watch(guard, decoder) if (guard := supplies.guard) else None
+            with ledger.timed("editing"):
+                decoder.put_on(total := applied.apply(facts, network, supplies, earlier))
+            if watch and (limit := watch.look(0, {}, ledger.health)):
+                watch.stop(limit, 0, 1, ledger.notes)
+        except BaseException:
+            decoder.restore() if before is None else decoder.put_on(before)
+            raise
+        return Outcome(WeightEdit(total), ledger, decoder, tuple(facts))
+
+    def apply(
+        self, facts: Sequence[Fact], network: Hypernetwork, supplies: Supplies, past: WeightEdit | None = None
+    ) -> WeightDelta:
+        """The whole change that a trained network makes of the facts, going on from `past`, which is then put on.
+
+        Raises WrongModel if the network was trained for another model.
+        """
+        decoder = supplies.decoder
         if network.fingerprint != decoder.fingerprint:
             raise WrongModel(
                 f"this network was trained for weights {network.fingerprint}, the model at hand ({decoder.name}) is "
                 f"{decoder.fingerprint}. Nothing was changed. Train one for this model with RLEdit.fit."
             )
-        before = decoder.change
-        if past is None or (before is not None and before.digest != past.delta.digest):
-            decoder.check_unedited()
-        ledger = Ledger()
-        try:
-            with ledger.timed("editing"):
-                decoder.restore()
-                originals = original_weights(decoder, network.modules)
-                if past is not None:
-                    past.put_on(decoder)
-                total = self._apply(decoder, facts, network.network(originals), originals, past, progress)
-                decoder.put_on(total)
-        except BaseException:
-            decoder.restore() if before is None else decoder.put_on(before)
-            raise
-        return Outcome(WeightEdit(total), ledger, decoder, tuple(facts))
+        decoder.restore()
+        originals = original_weights(decoder, network.modules)
+        if past is not None:
+            past.put_on(decoder)
+        return self._apply(decoder, facts, network.network(originals), originals, past, supplies)
 
     @torch.no_grad()
     def _apply(
@@ -163,7 +160,7 @@ class RLEdit(Pipeline):
         network: Network,
         originals: Weights,
         past: WeightEdit | None,
-        progress: Progress | None,
+        supplies: Supplies,
     ) -> WeightDelta:
         earlier = past.delta.changes if past else {}
         here = {name: change.to(decoder.device, decoder.precision) for name, change in earlier.items()}
@@ -174,8 +171,7 @@ class RLEdit(Pipeline):
             weights = {name: weight + total.changes.get(name, 0) for name, weight in originals.items()}
             traces = read_traces(decoder, lessons, weights, self.rows_at_once)
             total += WeightDelta(decoder.fingerprint, {name: network.shift(name, *traces[name]) for name in weights})
-            if progress:
-                progress("facts", start + len(batch), len(facts))
+            supplies.tell("facts", start + len(batch), len(facts))
         return total
 
     def names(self, decoder: Decoder) -> list[str]:

@@ -16,13 +16,14 @@ from errata.decoder.decoder import Decoder
 from errata.decoder.memory import Peak, descent_peak
 from errata.decoder.rows import pad
 from errata.decoder.site import Contexts
-from errata.editors.base import Edit, Ledger, Outcome, Pipeline, Progress, Supplies
+from errata.editors.base import Edit, Ledger, Outcome, Pipeline
+from errata.editors.guard import Watch
 from errata.editors.lesson import Lesson, answer_losses, log_probabilities
-from errata.editors.schedule import Checkpoint, Schedule
+from errata.editors.schedule import AT_ONCE, Checkpoint, Schedule
 from errata.editors.side_memory import Router, Side, SideMemory, activation_of, beside, distances
+from errata.editors.supplies import Supplies
 from errata.errors import NotFinite, WrongEdit
 from errata.fact import Fact, check_facts
-from errata.store import Store
 
 STARTS = ("I", "You", "Because", "Yes", "Q: ")
 LENGTHS = (5, 10)
@@ -110,34 +111,23 @@ class Wise(Pipeline):
         passes = descent_peak(decoder, self.layer, len(STARTS) * len(LENGTHS) + 1, free=free)
         return {"training": Peak((memories + 5) * size + passes)}
 
-    def run(
-        self, decoder: Decoder, facts: Sequence[Fact], supplies: Supplies, schedule: Schedule, past: Edit | None
+    def edit(
+        self, facts: Sequence[Fact], supplies: Supplies, schedule: Schedule = AT_ONCE, past: Edit | None = None
     ) -> Outcome:
-        """`edit` with what is at hand. Facts are learnt one after another whatever the schedule says."""
+        """See Pipeline. Facts are learnt one after another whatever the schedule says.
+
+        Contexts that were given are used; if none were, WISE's own are made. The routing of sentences must not change:
+        texts of the model itself, used in turn, for other facts' prompts are to be routed to the memory. `past`: a
+        memory of this layer; its sides stay as they are, beside those of the new facts.
+
+        Raises UnusableFacts, WindowOutside, AlreadyEdited, WrongEdit, Collapsed, or NotFinite if training diverges.
+        """
         if past is not None and not isinstance(past, SideMemory):
             raise WrongEdit(
                 f"WISE goes on from side memories only; the earlier edit is a {type(past).__name__}. "
                 "Nothing was changed. Edit all facts in one run, or start from the unedited model."
             )
-        return self.edit(decoder, facts, progress=supplies.progress, past=past, store=supplies.store)
-
-    def edit(
-        self,
-        decoder: Decoder,
-        facts: Sequence[Fact],
-        contexts: Contexts | None = None,
-        sentences: Sequence[str] | None = None,
-        progress: Progress | None = None,
-        past: SideMemory | None = None,
-        store: Store | None = None,
-    ) -> Outcome:
-        """Learn the facts and graft the memory. `contexts` None: generated, as published. `sentences`: texts whose
-        routing must not change, used in turn; None: text of the model itself. Other facts' prompts would not do:
-        they are to be routed to the memory. `past`: a memory of this layer to go on from; its sides stay as they
-        are, beside those of the new facts. A killed run goes on from what `store` keeps, to the very same memory.
-
-        Raises UnusableFacts, WindowOutside, AlreadyEdited, or NotFinite if training diverges; nothing is then changed.
-        """
+        decoder = supplies.decoder
         check_facts([*(past.facts if past else []), *facts])
         decoder.check_window([self.layer])
         carried = decoder.grafted
@@ -149,13 +139,13 @@ class Wise(Pipeline):
         try:
             decoder.restore()
             with ledger.timed("contexts"):
-                contexts = contexts or wise_contexts(decoder)
-                sentences = sentences or own_sentences(decoder, len(facts), self.seed)
+                contexts = supplies.given_contexts or wise_contexts(decoder)
+                sentences = own_sentences(decoder, len(facts), self.seed)
             with ledger.timed("training"):
                 learner = _Learner(self, decoder)
                 texts = [sentences[i % len(sentences)] for i in range(len(facts))]
                 made_of = self.made_of(decoder, facts, contexts, texts)
-                checkpoint = Checkpoint(store or Store.nowhere(), "side-memory", made_of, CHECKPOINT_SECONDS)
+                checkpoint = Checkpoint(supplies.store, "side-memory", made_of, CHECKPOINT_SECONDS)
                 if state := checkpoint.state(decoder.device):
                     learner.load(state)
                     ledger.notes.append(f"the first {len(learner.losses)} facts were learnt by an earlier run")
@@ -163,11 +153,13 @@ class Wise(Pipeline):
                     learner.learn(facts[i], contexts, texts[i])
                     if checkpoint.due:
                         checkpoint.keep(learner.state())
-                    if progress:
-                        progress("facts", i + 1, len(facts))
+                    supplies.tell("facts", i + 1, len(facts))
             sides = (*(past.sides if past else ()), *learner.sides())
             memory = SideMemory(decoder.fingerprint, self.layer, learner.activation, sides)
+            watch = Watch(guard, decoder) if (guard := supplies.guard) else None
             memory.put_on(decoder)
+            if watch and (limit := watch.look(0, {}, ledger.health)):
+                watch.stop(limit, 0, 1, ledger.notes)
         except BaseException:
             decoder.restore()
             if carried is not None and past is not None:

@@ -79,6 +79,17 @@ class Solver(ABC):
         """Whether `known` spares work in `prepare` where there is a past."""
         return False
 
+    @property
+    def squares(self) -> tuple[int, int]:
+        """Matrices [inner, inner] that `prepare` works in at once, and those it leaves for `solve`."""
+        return 1, 1
+
+    def memory(self, inner: int, width: int, facts: int, apart: bool = True) -> int:
+        """Bytes that `prepare` and `solve` for one layer hold at most; `apart`: with a copy of its statistics."""
+        preparing, left = self.squares
+        answers = 4 * inner * width + 4 * facts * inner + (facts >= inner) * inner**2
+        return 8 * max((preparing + apart) * inner**2, left * inner**2 + answers)
+
     @abstractmethod
     def prepare(
         self,

@@ -37,6 +37,10 @@ class NullSpace(Solver):
     def uses_known(self) -> bool:
         return True
 
+    @property
+    def squares(self) -> tuple[int, int]:
+        return 3, 2  # eigenvectors and workspace; the basis and the earlier facts' keys in it
+
     def prepare(
         self,
         statistics: Float[Tensor, "inner inner"],

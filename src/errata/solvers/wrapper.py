@@ -21,6 +21,10 @@ class Wrapper(Solver):
         return self.solver.uses_known
 
     @property
+    def squares(self) -> tuple[int, int]:
+        return self.solver.squares
+
+    @property
     def at_end(self) -> bool:
         """Whether solves are left as they are and the total is altered."""
         return False

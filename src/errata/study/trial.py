@@ -1,26 +1,21 @@
-"""Trial: facts, the model they would be edited into, and the settings. What every study starts from."""
+"""Trial: facts, and the supplies of the model they would be edited into. What every study starts from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
-from errata.decoder.corpus import Corpus
 from errata.decoder.decoder import Decoder
 from errata.decoder.site import Contexts, Site
 from errata.delta import WeightDelta
-from errata.editor import Editor
-from errata.editors.base import Ledger, Progress, WeightEdit
+from errata.editors.base import Ledger, WeightEdit
 from errata.editors.locate_then_edit import LocateThenEdit
+from errata.editors.supplies import Supplies
 from errata.errors import UnknownName
 from errata.fact import Fact
 from errata.methods import METHODS
-from errata.recipe import Recipe
+from errata.methods import method as row_of
 from errata.statistics import KeyStatistics
-from errata.store import Store
-from errata.study.watched import Watched
 from errata.targets import TargetConstruction, Targets
 
 
@@ -39,87 +34,60 @@ class Tried:
 class Trial:
     """The facts and the model they are edited into. Every study leaves the model as it found it: unedited."""
 
-    decoder: Decoder
     facts: tuple[Fact, ...]
-    recipe: Recipe
-    corpus: Corpus | str | Path | Iterable[str] | None = None
-    given_contexts: Contexts | None = None
-    store: Store = field(default_factory=Store.nowhere)
-    progress: Progress | None = None
+    supplies: Supplies
+
+    @property
+    def decoder(self) -> Decoder:
+        return self.supplies.decoder
 
     @property
     def window(self) -> tuple[int, ...]:
-        return self.recipe.window
+        return self.supplies.recipe.window
 
-    @cached_property
+    @property
     def contexts(self) -> Contexts:
         """The context prefixes: as given, or sampled from the unedited model with the recipe's seed."""
-        return self.editor("every-layer").contexts
+        return self.supplies.contexts
 
     @cached_property
     def site(self) -> Site:
         """The facts as tokens."""
         return self.decoder.tokens.site(self.facts, self.contexts)
 
-    @cached_property
+    @property
     def statistics(self) -> dict[int, KeyStatistics]:
         """Key statistics of every layer of the window."""
-        return self.editor("every-layer").statistics()
+        return self.supplies.statistics(self.window)
 
     def tell(self, stage: str, done: int, total: int) -> None:
         """Report how far a stage is."""
-        if self.progress:
-            self.progress(stage, done, total)
+        self.supplies.tell(stage, done, total)
 
     def under(self, contexts: Contexts) -> Trial:
         """The same with other context prefixes."""
-        return replace(self, given_contexts=contexts)
-
-    def editor(self, method: str) -> Editor:
-        """An editor by this method, with all that is at hand."""
-        return Editor(
-            self.decoder,
-            method,
-            recipe=self.recipe,
-            corpus=self.corpus,
-            contexts=self.given_contexts,
-            store=self.store,
-            progress=self.tell,
-        )
+        return replace(self, supplies=self.supplies.in_contexts(contexts))
 
     def pipeline(self, method: str) -> LocateThenEdit:
         """A method's construction and solver, set as the recipe says. Raises UnknownName if it has none."""
-        found = self.editor(method).pipeline
-        if not isinstance(found, LocateThenEdit):
-            known = [name for name in METHODS if isinstance(self.editor(name).pipeline, LocateThenEdit)]
+        recipe, depth = self.supplies.recipe, self.decoder.depth
+        pipeline = row_of(method).pipeline(recipe, depth)
+        if not isinstance(pipeline, LocateThenEdit):
+            known = [name for name, row in METHODS.items() if isinstance(row.pipeline(recipe, depth), LocateThenEdit)]
             raise UnknownName("locate-then-edit method", method, known)
-        return found
+        return pipeline
 
     def edit(self, method: str | LocateThenEdit) -> Tried:
         """Edit all facts at once, note what came of it, and take the edit off again."""
         pipeline = self.pipeline(method) if isinstance(method, str) else method
-        tried = self._run(pipeline, Watched(pipeline.construction, search=pipeline.construction.search))
-        parts = self.parts(tried)
-        for i, step in enumerate(tried.construction.steps(self.window)):
-            if step.anew:  # found in the store: the edit itself sought it on this very model
-                watched = Watched(
-                    pipeline.construction, edits=False, only=(step.read,), search=pipeline.construction.search
-                )
-                tried.targets.update(self._run(pipeline, watched, parts[i]).targets)
-        return tried
+        outcome = pipeline.edit(self.facts, self.supplies)
+        outcome.restore()
+        assert isinstance(outcome.edit, WeightEdit)
+        return Tried(pipeline.construction, outcome.targets, outcome.edit.delta, outcome.ledger)
 
     def targets(self, construction: TargetConstruction, method: str = "memit") -> Targets:
         """What a construction would have the layers reach, on the unedited model. Nothing is edited."""
-        return self._run(self.pipeline(method), Watched(construction, edits=False, search=construction.search)).targets
-
-    def _run(self, pipeline: LocateThenEdit, watched: Watched, before: WeightDelta | None = None) -> Tried:
-        """`before`: a change to go on from."""
-        run, statistics = replace(pipeline, construction=watched), self.statistics if watched.edits else {}
-        past = None if before is None else WeightEdit(before)
-        outcome = run.edit(self.decoder, self.facts, self.contexts, statistics, self.store, self.tell, past=past)
-        outcome.restore()
-        assert isinstance(outcome.edit, WeightEdit)
-        return Tried(watched.construction, watched.seen, outcome.edit.delta, outcome.ledger)
+        return replace(self.pipeline(method), construction=construction).targets(self.facts, self.supplies)
 
     def parts(self, tried: Tried) -> list[WeightDelta]:
         """The change as it stood before the first step, after it, after the second, ..."""

@@ -12,7 +12,7 @@ from errata.cli.console import fleet, out, show
 from errata.cli.work.opening import corpus_of, practice_of
 from errata.decoder.decoder import Decoder
 from errata.editor import Editor
-from errata.editors.base import Progress
+from errata.editors.supplies import Progress
 from errata.evaluate import Case, SpokenAndStopped, evaluate, probes
 from errata.evaluate.generation import said
 from errata.methods import method as row_of

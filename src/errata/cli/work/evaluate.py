@@ -7,7 +7,8 @@ from pathlib import Path
 
 from errata.cli.console import fleet, out, show
 from errata.decoder.decoder import Decoder
-from errata.editors.base import Edit, Progress
+from errata.editors.base import Edit
+from errata.editors.supplies import Progress
 from errata.evaluate import Case, Probe, Scores, retokenised
 from errata.evaluate import evaluate as score
 from errata.record.run import Run, versions

@@ -51,8 +51,8 @@ def costs(editor: Editor, facts: int) -> list[tuple[str, object]]:
     told = memory(decoder, pipeline.memory(decoder, facts))
     if "statistics" in pipeline.needs:
         layers = sorted(set(pipeline.edited))
-        stored = [layer for layer in layers if editor.stored_statistics(layer) is not None]
-        where = f"gathered from {editor.corpus.name}" if editor.corpus else "missing: give --corpus"
+        stored = [layer for layer in layers if editor.supplies.stored_statistics(layer) is not None]
+        where = f"gathered from {corpus.name}" if (corpus := editor.supplies.corpus) else "missing: give --corpus"
         told.append(("statistics", f"stored for layers {told_layers(stored)}" if stored == layers else where))
     if "practice" in pipeline.needs:
         told.append(("practice", "cases to train on: give them with --practice"))
@@ -85,7 +85,7 @@ def plan(editor: Editor, facts: Sequence[Fact]) -> list[tuple[str, object]]:
     pipeline = editor.pipeline
     told: list[tuple[str, object]] = [("method", f"{editor.method}, changes layers {told_layers(pipeline.edited)}")]
     if isinstance(pipeline, LocateThenEdit):
-        site = editor.decoder.tokens.site(facts, editor.contexts)
+        site = editor.decoder.tokens.site(facts, editor.supplies.contexts)
         told += [
             ("facts", f"{len(facts)}, all located; {len(site.at_start)} with the decisive token at position 0"),
             ("anchors", f"at {told_layers(pipeline.construction.anchored(pipeline.window))}, on the unedited model"),

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+<<<<<<< HEAD
 from errata.dataset import named_cases
 from errata.editors.base import Progress
+=======
+from errata.editors.supplies import Progress
+>>>>>>> 89b9d7e (Split sweeps, give supplies a class, one door per editor)
 from errata.errors import UnknownName
 from errata.fact import Fact, check_facts
 from errata.pocket.cases import cases as pocket_cases
 from errata.record.run import versions
-from errata.store import Store
 from errata.study import STUDIES, Finding, Trial, cosines, residuals, steering, tracing
 from errata.study.folder import Made, write
 
@@ -65,7 +68,8 @@ class StudyRun:
     def one(self, name: str, study: Study, folder: Path, progress: Progress) -> Finding:
         """Run one study and write what it finds."""
         started = perf_counter()
-        finding = study(replace(self.trial, store=Store.default(), progress=progress))
+        self.trial.supplies.progress = progress
+        finding = study(self.trial)
         self.warnings += write(finding, folder, self._made(), perf_counter() - started)
         return finding
 
@@ -82,5 +86,5 @@ class StudyRun:
             "device": str(decoder.device),
             "facts": self.facts_file or f"the pocket model's, split report, seed {self.seed}",
             "seed": self.seed,
-            "recipe": self.trial.recipe.to_json(),
+            "recipe": self.trial.supplies.recipe.to_json(),
         }

@@ -1,0 +1,125 @@
+"""Anchors at hand: looked up in the store and in an earlier edit, else optimised, and kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from hashlib import blake2b
+from time import perf_counter
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from errata.decoder.decoder import Decoder
+from errata.decoder.site import FactSite, Site
+from errata.editors.base import Ledger
+from errata.editors.supplies import Supplies
+from errata.fact import Fact
+from errata.store import canonical
+from errata.targets import AnchorSettings, Search, optimise_anchors
+
+Kept = dict[str, dict[str, Tensor]]
+"""Hash of what an anchor was made of, the fact among it -> its `state` and the `parts` of its loss."""
+
+FLUSH_SECONDS = 2.0
+
+
+class Anchors:
+    """The anchors of one run. `known`: those that an earlier edit was saved with."""
+
+    def __init__(
+        self, settings: AnchorSettings, search: Search, supplies: Supplies, ledger: Ledger, known: Kept | None = None
+    ) -> None:
+        self.settings, self.search, self.supplies, self.ledger = settings, search, supplies, ledger
+        self.kept: Kept = dict(known or {})
+
+    def at(self, site: Site, layer: int, in_pieces: bool) -> Float[Tensor, "fact model"]:
+        """Anchors of all facts at a layer on the model as it is now.
+
+        `in_pieces`: those optimised are stored as they come, else all at once when they are complete. Their last bits
+        depend on which facts they are optimised beside, so only complete ones let a run in batches that was killed go
+        on to the very same weights.
+        """
+        fleet = self.supplies.fleet
+        made_of = self._made_of(site, layer)
+        shelf, seal = self.supplies.store.shelf("anchors", made_of), canonical(made_of)
+        names = names_of(site)
+        keys = [blake2b(f"{seal}\0{name}".encode(), digest_size=16).hexdigest() for name in names]
+        stored = shelf.get(names)
+        stored |= {name: self.kept[key] for name, key in zip(names, keys, strict=True) if key in self.kept}
+        had = [i for i, name in enumerate(names) if name in stored]
+        owner, missing = fleet.owners(had, len(site))
+        mine = [i for i, rank in enumerate(owner) if rank == fleet.rank]
+        fresh: dict[str, dict[str, Tensor]] = {}
+        flushed = perf_counter()
+        with self.ledger.timed("anchors"):
+            own = [i for i in mine if names[i] not in stored]
+            optimised = optimise_anchors(self.supplies.decoder, site, layer, self.settings, own, search=self.search)
+            try:
+                for done, (i, anchor) in enumerate(optimised, 1):
+                    parts = torch.tensor([anchor.loss, anchor.nll, anchor.kl, float(anchor.evaluations)])
+                    fresh[names[i]] = stored[names[i]] = {"state": anchor.state, "parts": parts}
+                    if in_pieces and perf_counter() - flushed > FLUSH_SECONDS:
+                        shelf.put(fresh)
+                        fresh, flushed = {}, perf_counter()
+                    known = len(site) - len(missing) + min(done * fleet.size, len(missing))
+                    self.supplies.tell(f"anchors at layer {layer}", known, len(site))
+            finally:
+                if fresh and (in_pieces or len(fresh) == len(own)):
+                    shelf.put(fresh)
+            every = fleet.rows(mine, stacked(self.supplies.decoder, [stored[names[i]] for i in mine]))
+        for key, state, parts in zip(keys, every["state"].cpu(), every["parts"], strict=True):
+            self.kept[key] = {"state": state, "parts": parts}
+        means = dict(zip(("loss", "nll", "kl", "evaluations"), every["parts"].mean(0).tolist(), strict=True))
+        self.ledger.anchors[layer] = means | {"stored": len(site) - len(missing)}
+        return every["state"]
+
+    def _made_of(self, site: Site, layer: int) -> dict[str, object]:
+        search = self.search
+        settings = {"layer": layer, "space": search.space, "settings": asdict(self.settings), **search.departures}
+        return state_of(self.supplies.decoder) | settings | {"contexts": site.contexts.groups}
+
+
+def state_of(decoder: Decoder) -> dict[str, object]:
+    """What model this is, as it is now."""
+    change = decoder.change
+    return {"model": decoder.identity.key, "change": change.digest if change else None}
+
+
+def names_of(site: Site) -> list[str]:
+    """Of each fact a hash of its text and of all tokens it is read as: in every context, as essence, its target."""
+    return [_name(fact, place) for fact, place in zip(site.facts, site, strict=True)]
+
+
+def _name(fact: Fact, place: FactSite) -> str:
+    prompts = [[prompt.ids, prompt.decisive] for prompt in (*place.prompts, place.essence)]
+    tokens = json.dumps([fact.prompt, fact.subject, fact.target_new, prompts, place.target])
+    return blake2b(tokens.encode(), digest_size=16).hexdigest()
+
+
+def stacked(decoder: Decoder, anchors: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """States and parts of the loss of many anchors; of none, empty."""
+    states = [anchor["state"] for anchor in anchors] or [torch.empty(0, decoder.width)]
+    parts = [anchor["parts"] for anchor in anchors] or [torch.empty(0, 4)]
+    join = torch.stack if anchors else torch.cat
+    return {"state": join(states).to(decoder.device, decoder.precision), "parts": join(parts)}
+
+
+def to_tensors(kept: Kept) -> dict[str, Tensor]:
+    """Anchors as three tensors: names [anchor, 16] as bytes, states [anchor, model], parts [anchor, 4]."""
+    if not kept:
+        return {}
+    names = torch.tensor([list(bytes.fromhex(name)) for name in kept], dtype=torch.uint8)
+    states, parts = (torch.stack([anchor[part] for anchor in kept.values()]) for part in ("state", "parts"))
+    return {"names": names, "states": states, "parts": parts}
+
+
+def from_tensors(tensors: Mapping[str, Tensor]) -> Kept:
+    """The inverse of `to_tensors`."""
+    if not tensors:
+        return {}
+    names = [bytes(name).hex() for name in tensors["names"].tolist()]
+    both = zip(tensors["states"], tensors["parts"], strict=True)
+    return {name: {"state": state, "parts": parts} for name, (state, parts) in zip(names, both, strict=True)}
