@@ -21,7 +21,7 @@ import torch
 from errata import Corpus, Decoder, Store, WeightEdit
 from errata.decoder.corpus import gather
 from errata.delta import WeightDelta
-from errata.editors import sweep
+from errata.editors import anchors
 from errata.editors.guard import Guard
 from errata.errors import FleetError
 from errata.evaluate import Case, evaluate, probes
@@ -192,7 +192,7 @@ def test_three_processes_give_what_one_gives(launch: Launch, tmp_path: Path) -> 
 
 
 def killed(folder: Path, rank: int) -> None:
-    sweep.FLUSH_SECONDS = 0.0
+    anchors.FLUSH_SECONDS = 0.0
 
     def progress(stage: str, done: int, total: int) -> None:
         if rank == 1 and stage.startswith("anchors") and done >= 4:

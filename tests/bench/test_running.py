@@ -15,7 +15,7 @@ from errata import Corpus, Decoder, Store
 from errata.bench import Bench, Dataset, Grid
 from errata.bench import running as bench_running
 from errata.bench.record import FAILED
-from errata.editors import sweep
+from errata.editors import anchors
 from errata.errors import ErrataError, SolveError, StoreError, UnknownName
 from errata.evaluate import Case, retokenised
 from errata.record.run import RECORD
@@ -50,7 +50,7 @@ def recipe(monkeypatch: pytest.MonkeyPatch) -> None:
 def optimised(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """(layer, facts) of every optimisation that had anything to do."""
     seen: list[tuple[int, int]] = []
-    real = sweep.optimise_anchors
+    real = anchors.optimise_anchors
 
     def counted(
         decoder: Decoder, site: Any, layer: int, settings: Any, facts: Sequence[int], **options: Any
@@ -59,7 +59,7 @@ def optimised(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
             seen.append((layer, len(facts)))
         return real(decoder, site, layer, settings, facts, **options)
 
-    monkeypatch.setattr(sweep, "optimise_anchors", counted)
+    monkeypatch.setattr(anchors, "optimise_anchors", counted)
     return seen
 
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from errata import Decoder, Editor, Store, WeightEdit
 from errata.decoder.identity import NOT_COMPUTED, Identity, RoundedBase, configuration_of, tokenizer_hash, writes
-from errata.editors import sweep
+from errata.editors import anchors
 from errata.errors import StoreError, WrongModel
 from tests.editing import BOTH, decoder_of, editor_of
 from tests.models import FAMILIES, RELATIVES, tiny_facts, tiny_tokenizer, tokenizer_of
@@ -135,7 +135,7 @@ def test_an_anchor_is_named_by_the_tokens_of_its_fact() -> None:
     place = site.places[0]
     others = [replace(place, target=(*place.target, 1)), replace(place, essence=place.prompts[0])]
     others.append(replace(place, prompts=place.prompts[::-1]))
-    names = {sweep.place_name(FACTS[0], p) for p in (place, *others)} | {sweep.place_name(FACTS[1], place)}
+    names = {anchors.place_name(FACTS[0], p) for p in (place, *others)} | {anchors.place_name(FACTS[1], place)}
     assert len(names) == 5
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from errata import Contexts, Decoder, Fact, Store
 from errata.decoder.contexts import STARTS, generate_contexts, generate_flat_contexts
-from errata.editors import sweep
+from errata.editors import anchors
 from errata.errors import WindowOutside
 from errata.methods import METHODS, Pair
 from errata.solvers import LeastSquares
@@ -208,13 +208,13 @@ def test_every_search_makes_an_edit_with_anchors_of_its_own(
     construction: TargetConstruction, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, asked = Store.nowhere(), []
-    real = sweep.optimise_anchors
+    real = anchors.optimise_anchors
 
     def counted(decoder: Decoder, site: Any, layer: int, settings: Any, facts: list[int], **how: Any) -> Any:
         asked.append(len(facts))
         yield from real(decoder, site, layer, settings, facts, **how)
 
-    monkeypatch.setattr(sweep, "optimise_anchors", counted)
+    monkeypatch.setattr(anchors, "optimise_anchors", counted)
     usual = replace(construction, search=Search(construction.search.space))
     for name, row in (("usual", usual), ("other", construction)):
         monkeypatch.setitem(METHODS, name, Pair(row, LeastSquares(), "test"))

@@ -89,11 +89,12 @@ def state_of(decoder: Decoder) -> dict[str, object]:
 
 
 def names_of(site: Site) -> list[str]:
-    """Of each fact a hash of its text and of all tokens it is read as: in every context, as essence, its target."""
-    return [_name(fact, place) for fact, place in zip(site.facts, site, strict=True)]
+    """The name of each fact in the store."""
+    return [place_name(fact, place) for fact, place in zip(site.facts, site, strict=True)]
 
 
-def _name(fact: Fact, place: FactSite) -> str:
+def place_name(fact: Fact, place: FactSite) -> str:
+    """A hash of a fact's text and of all tokens it is read as: in every context, as essence, and its target."""
     prompts = [[prompt.ids, prompt.decisive] for prompt in (*place.prompts, place.essence)]
     tokens = json.dumps([fact.prompt, fact.subject, fact.target_new, prompts, place.target])
     return blake2b(tokens.encode(), digest_size=16).hexdigest()

@@ -14,11 +14,7 @@ from errata.decoder.decoder import Decoder
 from errata.editor import Editor
 from errata.editors.base import Outcome
 from errata.editors.guard import Guard
-<<<<<<< HEAD
-=======
 from errata.editors.supplies import Progress
-from errata.evaluate.benchmarks import named_cases
->>>>>>> 89b9d7e (Split sweeps, give supplies a class, one door per editor)
 from errata.fact import Fact, check_facts
 from errata.files import write_text
 from errata.methods import method as row_of

@@ -9,12 +9,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-<<<<<<< HEAD
 from errata.dataset import named_cases
-from errata.editors.base import Progress
-=======
 from errata.editors.supplies import Progress
->>>>>>> 89b9d7e (Split sweeps, give supplies a class, one door per editor)
 from errata.errors import UnknownName
 from errata.fact import Fact, check_facts
 from errata.pocket.cases import cases as pocket_cases
