@@ -106,10 +106,10 @@ def test_sweeping_the_preservation_weight_optimises_nothing_again(
 
 
 def test_statistics_are_gathered_once(decoder: Decoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from errata import editor
+    from errata.editors import supplies
 
-    real, calls = editor.gather, []
-    monkeypatch.setattr(editor, "gather", lambda *args: calls.append(args[2]) or real(*args))
+    real, calls = supplies.gather, []
+    monkeypatch.setattr(supplies, "gather", lambda *args: calls.append(args[2]) or real(*args))
     bench_of(decoder, tmp_path, methods=("memit", "memit+fe", "onelayer"), sweep={WEIGHT: (1, 2)}, seeds=(0, 1)).run()
     assert calls == [[1, 2, 3]]
 

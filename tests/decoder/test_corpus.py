@@ -56,7 +56,7 @@ def test_the_convergence_figure_falls_with_more_text() -> None:
 def test_gathered_statistics_are_kept_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = decoder_of("llama")
     first = editor_of(decoder, "memit", store=Store(tmp_path)).statistics()
-    monkeypatch.setattr("errata.editor.gather", lambda *args: pytest.fail("gathered again"))
+    monkeypatch.setattr("errata.editors.supplies.gather", lambda *args: pytest.fail("gathered again"))
     again = editor_of(decoder, "memit", store=Store(tmp_path)).statistics()
     assert all(torch.equal(first[layer].moment, again[layer].moment) for layer in first)
     assert [s.convergence for s in first.values()] == [s.convergence for s in again.values()]

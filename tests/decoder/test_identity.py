@@ -17,7 +17,7 @@ from errata import Decoder, Editor, Store, WeightEdit
 from errata.decoder.identity import NOT_COMPUTED, Identity, RoundedBase, configuration_of, tokenizer_hash, writes
 from errata.editors import anchors
 from errata.errors import StoreError, WrongModel
-from tests.editing import BOTH, decoder_of, editor_of
+from tests.editing import BOTH, CONTEXTS, decoder_of, editor_of
 from tests.models import FAMILIES, RELATIVES, tiny_facts, tiny_tokenizer, tokenizer_of
 
 FACTS = tiny_facts()[:3]
@@ -131,7 +131,7 @@ def test_statistics_and_anchors_of_another_tokenizer_are_not_taken_over(tmp_path
 
 
 def test_an_anchor_is_named_by_the_tokens_of_its_fact() -> None:
-    site = decoder_of("llama").tokens.site(FACTS, editor_of(decoder_of("llama"), "memit").contexts)
+    site = decoder_of("llama").tokens.site(FACTS, CONTEXTS)
     place = site.places[0]
     others = [replace(place, target=(*place.target, 1)), replace(place, essence=place.prompts[0])]
     others.append(replace(place, prompts=place.prompts[::-1]))
