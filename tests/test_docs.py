@@ -13,6 +13,7 @@ import yaml
 from typer.main import get_command
 
 from errata.cli.app import app
+from errata.recipe import known_recipes, parse_window
 
 ROOT = Path(__file__).parents[1]
 PAGES = {name: ROOT / "docs" / f"{name}.md" for name in ("method", "evaluation")}
@@ -196,6 +197,22 @@ def test_printed_tables_are_the_shipped_ones() -> None:
     shipped = [(name, row["values"]) for table in tables for name, row in table.items()]
     assert len(shipped) > 50
     assert printed == shipped
+
+
+def test_recipes_have_the_numbers_of_the_table_that_they_are_from() -> None:
+    page = PAGES["method"].read_text(encoding="utf-8")
+    table = page[page.index("### 4.1 ") : page.index("### 4.2 ")]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")][1:]
+    printed = {
+        re.sub(r" \(.*|-v0.1", "", model): (parse_window(window), *map(float, numbers[:4]))
+        for model, window, *numbers in rows
+    }
+    recipes = [r for r in known_recipes().values() if r.name.removesuffix("-instruct") in printed]
+    assert len(recipes) == 10
+    for recipe in recipes:
+        anchor = recipe.anchor
+        shipped = recipe.window, anchor.learning_rate, anchor.steps, anchor.clamp, anchor.weight_decay
+        assert printed[recipe.name.removesuffix("-instruct")] == shipped, recipe.name
 
 
 def _numeric(values: list[str]) -> bool:
