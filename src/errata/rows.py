@@ -56,20 +56,18 @@ def read_text(path: Path) -> str:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            raise BadRecord(f"{path} is a folder; give a JSON, JSON lines or CSV file")
+            raise BadRecord(f"{path} is a folder, not a file")
         if not stat.S_ISREG(mode):
             raise BadRecord(f"{path} is a pipe or a device; write its content to a file first")
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise BadRecord(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
-        raise BadRecord(
-            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8 JSON or CSV"
-        ) from None
+        raise BadRecord(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
     except (OSError, ValueError) as error:
         raise BadRecord(f"{path}: could not be read: {getattr(error, 'strerror', None) or error}") from None
     if not text.strip():
-        raise BadRecord(f"{path}: the file is empty; expected JSON, JSON lines or CSV records")
+        raise BadRecord(f"{path}: the file is empty")
     return text
 
 

@@ -88,12 +88,61 @@ def test_a_corpus_is_read_from_text_json_lines_and_a_dataset_folder(tmp_path: Pa
     assert plain.name == lines.name == Corpus.of(texts).name
 
 
-def test_a_corpus_without_text_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"txt": "no"}', encoding="utf-8")
-    with pytest.raises(StatisticsError, match="expected JSON lines with a field 'text'"):
-        Corpus.named(tmp_path / "a.jsonl")
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.json", '["one\u2028text", "another text"]'),
+        ("a.json", '[{"text": "one\u2028text"}, {"text": "another text"}]'),
+        ("a.jsonl", '{"text": "one\u2028text"}\n\n{"text": "another text", "id": 1}\n'),
+        ("a.jsonl", '"one\u2028text"\n"another text"'),
+        ("a.csv", "id;Text\n1;one\u2028text\n2;another text\n"),
+        ("a.txt", "one\u2028text\r\n\r\nanother text\r\n"),
+    ],
+)
+def test_a_corpus_is_read_in_every_form_and_line_separators_stay_in_their_text(
+    name: str, content: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content.encode())
+    assert list(Corpus.named(tmp_path / name).texts()) == ["one\u2028text", "another text"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"txt": "no"}', r"corpus a.jsonl:1: no field 'text'; its fields are 'txt'"),
+        ("a.jsonl", b'{"text": "yes"}\n{"text": {}}', r"corpus a.jsonl:2: expected a text, found \{\}"),
+        ("a.json", b"[[]]", r"expected a text, found \[\]"),
+        ("a.json", b"{", "corpus a.json:1: not valid JSON"),
+        ("a.json", b"[" * 100_000, "brackets are nested too deeply"),
+        ("a.json", b'["\\ud800"]', "holds half a character"),
+        ("a.csv", b"a,b\n1\n", "1 of 1 rows do not have the header's 2 cells"),
+        ("a.txt", b"\xff", "not UTF-8 text"),
+        ("a.txt", b"", "the file is empty"),
+        ("absent.txt", None, "no such file"),
+        ("absent.jsonl", None, "no such file"),
+    ],
+)
+def test_a_corpus_that_cannot_be_read_is_refused_in_one_short_line(
+    name: str, content: bytes | None, message: str, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(StatisticsError, match=message) as error:
+        Corpus.named(tmp_path / name)
+    assert len(str(error.value)) < 400
+
+
+def test_texts_that_are_none_are_refused() -> None:
+    with pytest.raises(StatisticsError, match="corpus text 1: expected a text, found None"):
+        Corpus.of(["a", None])  # type: ignore[list-item]
     with pytest.raises(StatisticsError, match="no text in it"):
         gather(decoder_of("llama"), Corpus.of([]), [1])
+
+
+def test_a_dataset_without_the_field_says_which_it_has(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"body": "no"}', encoding="utf-8")
+    with pytest.raises(StatisticsError, match=r"train\[0\]: no field 'text'; its fields are 'body'"):
+        list(Corpus.from_hub(str(tmp_path)).texts())
 
 
 @pytest.mark.parametrize("family", BOTH)

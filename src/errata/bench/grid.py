@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, Validation
 from pydantic.dataclasses import dataclass as checked
 
 from errata.bench.settings import Settings, Value, check_paths, check_values, parse_value, paths_of
+from errata.dataset import OnConflict
 from errata.errors import ErrataError, UnknownName
 from errata.evaluate import probes as probes_of
 from errata.methods import method as row_of
@@ -62,6 +63,8 @@ class Grid:
     recipe: str | None = None
     corpus: str | None = None
     practice: str | None = None
+    on_conflict: OnConflict = "refuse"
+    layout: str | None = None
     dtype: str | None = None
     device: str | None = None
     paper: str | None = None

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from errata.cli.console import command_line, fleet, lines, warn
-from errata.cli.options import CorpusName, Device, Dtype, Practice, RecipeName, Trust
+from errata.cli.options import Conflict, CorpusName, Device, Dtype, Layout, Practice, RecipeName, Trust
 
 FORMATS = ("text", "md", "csv", "tex", "html")
 Listed = str | None
@@ -50,6 +50,11 @@ def bench(
     dtype: Dtype = None,
     device: Device = None,
     practice: Practice = None,
+    on_conflict: Annotated[
+        Conflict | None,
+        typer.Option(help="What to do with records of a file that repeat or contradict each other. Default: refuse."),
+    ] = None,
+    layout: Layout = None,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -82,6 +87,7 @@ def bench(
     given: dict[str, Any] = {"models": None if path else what, "methods": methods, "datasets": dataset}
     given |= {"edits": numbers(edits), "seeds": numbers(seeds), "sweep": swept(sweep), "split": split}
     given |= {"probes": probes, "recipe": recipe, "corpus": corpus, "practice": practice}
+    given |= {"on_conflict": on_conflict and on_conflict.value, "layout": layout and str(layout)}
     given |= {"dtype": dtype, "device": device, "paper": paper}
     run = BenchRun(read_grid(path, given), output, trust_remote_code, command_line())
     if dry_run:

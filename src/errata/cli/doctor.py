@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from errata.cli.console import lines, out
-from errata.cli.options import CorpusName, Device, Dtype, Method, Model, RecipeName, Trust, Window
+from errata.cli.options import CorpusName, Device, Dtype, Layout, Method, Model, RecipeName, Trust, Window
 
 
 def doctor(
@@ -19,6 +19,7 @@ def doctor(
     facts: Annotated[int, typer.Option(help="Number of facts for which memory is estimated.")] = 1000,
     dtype: Dtype = None,
     device: Device = None,
+    layout: Layout = None,
     trust_remote_code: Trust = False,
 ) -> None:
     """Show a model's structure, the layers to edit, and the memory and data that an edit needs. Changes nothing."""
@@ -26,7 +27,7 @@ def doctor(
     from errata.cli.work.plan import costs, findings
     from errata.editor import Editor
 
-    decoder = open_decoder(model, dtype, device, trust_remote_code)
+    decoder = open_decoder(model, dtype, device, trust_remote_code, layout)
     decoder.check_finite()
     chosen = recipe_of(decoder, recipe, window)
     editor = Editor(decoder, method, recipe=chosen, corpus=corpus_of(model, corpus))

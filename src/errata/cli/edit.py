@@ -10,13 +10,16 @@ import typer
 
 from errata.cli.console import fleet, lines, progress
 from errata.cli.options import (
+    Conflict,
     CorpusName,
     Device,
     Dtype,
     Format,
+    Layout,
     Limit,
     Method,
     Model,
+    OnConflict,
     Practice,
     RecipeName,
     Trust,
@@ -75,10 +78,12 @@ def edit(
         Path | None, typer.Option(help="Also write the whole edited model, as a folder that transformers can load.")
     ] = None,
     format: Format = None,
+    on_conflict: OnConflict = Conflict.refuse,
     limit: Limit = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
     dtype: Dtype = None,
     device: Device = None,
+    layout: Layout = None,
     trust_remote_code: Trust = False,
 ) -> None:
     """Edit facts into a model, show its answers before and after, and save the edit, which can be undone exactly."""
@@ -89,15 +94,16 @@ def edit(
     from errata.editors.guard import Guard
     from errata.editors.saved import load_edit
 
-    wanted = facts_of(facts, format, limit)
+    wanted = facts_of(facts, format, limit, on_conflict.value)
     if output is not None:
         check_replaceable(output)
-    decoder = open_decoder(model, dtype, device, trust_remote_code)
+    decoder = open_decoder(model, dtype, device, trust_remote_code, layout)
     decoder.check_finite()
     chosen = recipe_of(decoder, recipe, window)
     guard = Guard() if guarded and batch else None
     with progress() as tell:
-        editor = editor_for(decoder, method, chosen, corpus_of(model, corpus), (model, practice), guard, tell)
+        texts = corpus_of(model, corpus)
+        editor = editor_for(decoder, method, chosen, texts, (model, practice, on_conflict.value), guard, tell)
         if dry_run:
             lines([*findings(decoder, chosen), *plan(editor, wanted)])
             return

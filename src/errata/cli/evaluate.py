@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from errata.cli.console import command_line, fleet, out, progress
-from errata.cli.options import Device, Dtype, Format, Limit, Model, Trust
+from errata.cli.console import command_line, fleet, out, progress, warn
+from errata.cli.options import Conflict, Device, Dtype, Format, Layout, Limit, Model, OnConflict, Trust
 
 
 def evaluate(
@@ -21,6 +21,7 @@ def evaluate(
         typer.Option(help="Folder of a saved edit. The edited model is then scored as well as the unedited one."),
     ] = None,
     format: Format = None,
+    on_conflict: OnConflict = Conflict.refuse,
     limit: Limit = None,
     families: Annotated[
         str | None,
@@ -48,6 +49,7 @@ def evaluate(
     ] = None,
     dtype: Dtype = None,
     device: Device = None,
+    layout: Layout = None,
     trust_remote_code: Trust = False,
 ) -> None:
     """Score a model on cases, unedited and (with --edit) edited: efficacy, generalisation, specificity and more."""
@@ -58,9 +60,9 @@ def evaluate(
     from errata.evaluate import probes
     from errata.evaluate.ability import general_ability
 
-    asked = named_cases(cases, format=format, limit=limit, references=references)
+    asked = named_cases(cases, format, limit, references, on_conflict=on_conflict.value, note=warn)
     wanted = probes(*families.split(",")) if families else probes()
-    decoder = open_decoder(model, dtype, device, trust_remote_code)
+    decoder = open_decoder(model, dtype, device, trust_remote_code, layout)
     saved = load_edit(edit) if edit else None
     with progress() as tell:
         scores = scored(decoder, asked, wanted, saved, tell)

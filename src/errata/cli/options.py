@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class Conflict(StrEnum):
+    """What becomes of records that repeat or contradict each other (`errata.dataset.conflicts`)."""
+
+    refuse = "refuse"
+    first = "first"
+    last = "last"
+
 
 Model = Annotated[
     str,
@@ -34,9 +45,22 @@ Practice = Annotated[
         help="Cases on which a method that must be trained first (rledit) is trained. Do not edit or score them.",
     ),
 ]
+Layout = Annotated[
+    Path | None,
+    typer.Option(
+        "--layout", help="A YAML file that says where the model has its parts, for a family that errata does not know."
+    ),
+]
 Format = Annotated[
     str | None,
     typer.Option("--format", help="How the file's records are written, such as errata, rome or mquake. Default: seen."),
+]
+OnConflict = Annotated[
+    Conflict,
+    typer.Option(
+        "--on-conflict",
+        help="What to do with records that repeat or contradict each other: keep the first or the last.",
+    ),
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first N records of the file.")]
 Dtype = Annotated[

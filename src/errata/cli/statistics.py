@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from errata.cli.console import fleet, out, progress, show
-from errata.cli.options import CorpusName, Device, Dtype, Model, RecipeName, Trust, Window
+from errata.cli.options import CorpusName, Device, Dtype, Layout, Model, RecipeName, Trust, Window
 
 
 def statistics(
@@ -27,6 +27,7 @@ def statistics(
     ] = None,
     dtype: Dtype = None,
     device: Device = None,
+    layout: Layout = None,
     trust_remote_code: Trust = False,
 ) -> None:
     """Gather the key statistics of the layers to be edited, in one pass over a corpus, and store them."""
@@ -37,7 +38,7 @@ def statistics(
     from errata.record.tables import Table
     from errata.store import Store
 
-    decoder = open_decoder(model, dtype, device, trust_remote_code)
+    decoder = open_decoder(model, dtype, device, trust_remote_code, layout)
     chosen = recipe_of(decoder, recipe, window)
     if tokens is not None:
         chosen = replace(chosen, statistics=replace(chosen.statistics, tokens=tokens))

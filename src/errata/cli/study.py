@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from errata.cli.console import command_line, fleet, out, progress, show, warn
-from errata.cli.options import CorpusName, Device, Dtype, Format, Model, RecipeName, Trust, Window
+from errata.cli.options import (
+    Conflict,
+    CorpusName,
+    Device,
+    Dtype,
+    Format,
+    Layout,
+    Model,
+    OnConflict,
+    RecipeName,
+    Trust,
+    Window,
+)
 from errata.errors import ErrataError
 
 STUDIES = ("cosines", "residuals", "steering", "stability", "tracing", "contribution")
@@ -35,11 +47,13 @@ def study(
     recipe: RecipeName = None,
     corpus: CorpusName = None,
     format: Format = None,
+    on_conflict: OnConflict = Conflict.refuse,
     dtype: Dtype = None,
     device: Device = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder in which each study gets a folder of its own.")
     ] = Path("runs/study"),
+    layout: Layout = None,
     trust_remote_code: Trust = False,
 ) -> None:
     """Measure how locate-then-edit works: cosines, residuals, Jacobians, stability, tracing, contributions."""
@@ -56,8 +70,8 @@ def study(
         raise typer.BadParameter("give a file of facts; only `pocket` has facts of its own", param_hint="FACTS_FILE")
     places = None if layers is None else parse_window(layers)
     studies = studies_of(what, methods.split(",") if methods else None, places, seed)
-    wanted = facts_of(facts_file, format, facts, seed)
-    decoder = open_decoder(model, dtype, device, trust_remote_code)
+    wanted = facts_of(facts_file, format, facts, seed, on_conflict.value)
+    decoder = open_decoder(model, dtype, device, trust_remote_code, layout)
     chosen = recipe_of(decoder, recipe, window)
     supplies = Supplies(decoder, chosen, corpus=corpus_of(model, corpus), store=Store.default())
     run = StudyRun(Trial(tuple(wanted), supplies), facts_file, seed, command_line())

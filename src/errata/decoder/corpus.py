@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from errata.decoder.decoder import Decoder
 from errata.decoder.memory import gathering_peak, place_for
-from errata.errors import StatisticsError
+from errata.errors import BadRecord, StatisticsError, printable
 from errata.fleet import SOLO, Fleet
+from errata.rows import SUFFIXES, check_characters, read_rows, read_text
 from errata.statistics import Accumulator, KeyStatistics
 
 TOKENS_PER_DIMENSION = 10
@@ -33,8 +35,8 @@ class Corpus:
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> Corpus:
-        """From texts in memory; named by a hash of them."""
-        kept = list(texts)
+        """From texts in memory; named by a hash of them. Raises StatisticsError for what is no text."""
+        kept = [_text(f"text {i}", text) for i, text in enumerate(texts)]
         digest = hashlib.blake2b(digest_size=12)
         for text in kept:
             digest.update(text.encode() + b"\0")
@@ -42,20 +44,18 @@ class Corpus:
 
     @classmethod
     def from_file(cls, path: str | Path) -> Corpus:
-        """From a text file (a text per line) or JSON lines with a field `text`. Raises StatisticsError."""
+        """From a text file (a text per line), or the field `text` of JSON, JSON lines, CSV or TSV.
+
+        A JSON list may hold the texts themselves. Raises StatisticsError naming the file and the record.
+        """
         path = Path(path)
         try:
-            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise StatisticsError(f"corpus {path}: could not be read ({error})") from error
-        if not lines:
-            raise StatisticsError(f"corpus {path}: the file is empty; expected a text per line")
-        if path.suffix not in (".jsonl", ".json"):
-            return cls.of(lines)
-        try:
-            return cls.of(json.loads(line)["text"] for line in lines)
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise StatisticsError(f"corpus {path}: expected JSON lines with a field 'text' ({error!r})") from error
+            if path.suffix.lower() in SUFFIXES:
+                return cls.of(_field(where, row, "text") for where, row in read_rows(path))
+            lines = read_text(path).split("\n")  # not splitlines: U+2028 may stand in a text
+        except BadRecord as error:
+            raise StatisticsError(f"corpus {error}") from None
+        return cls.of(line for line in lines if line.strip())
 
     @classmethod
     def from_hub(cls, name: str, config: str | None = None, split: str = "train", field: str = "text") -> Corpus:
@@ -67,10 +67,11 @@ class Corpus:
             except ImportError as error:
                 raise StatisticsError("datasets is not installed: pip install 'errata[hub]'") from error
             try:
-                for row in load_dataset(name, config, split=split, streaming=True):
-                    yield row[field]
-            except (OSError, ValueError, KeyError) as error:
-                raise StatisticsError(f"dataset {name} ({config}, {split}): {error!r}") from error
+                rows = load_dataset(name, config, split=split, streaming=True)
+                for i, row in enumerate(rows):
+                    yield _field(f"{name} {split}[{i}]", row, field)
+            except (OSError, ValueError) as error:
+                raise StatisticsError(f"dataset {name} ({config}, {split}): {str(error)[:300]}") from error
 
         return cls(f"hub:{name}:{config}:{split}:{field}", stream)
 
@@ -84,10 +85,28 @@ class Corpus:
     @classmethod
     def named(cls, source: str | Path) -> Corpus:
         """A file if there is one of that name, else the dataset `name` or `name:config` of the hub."""
-        if Path(source).is_file():
+        is_file = os.path.exists(source) or Path(source).suffix.lower() in (*SUFFIXES, ".txt")
+        if is_file and not os.path.isdir(source):
             return cls.from_file(source)
         name, _, config = str(source).partition(":")
         return cls.from_hub(name, config or None)
+
+
+def _field(where: str, row: Any, name: str) -> str:
+    if isinstance(row, Mapping) and name not in row:
+        fields = ", ".join(map(printable, list(row)[:12])) or "none"
+        raise StatisticsError(f"corpus {where}: no field {name!r}; its fields are {fields}")
+    return _text(where, row[name] if isinstance(row, Mapping) else row)
+
+
+def _text(where: str, text: Any) -> str:
+    if not isinstance(text, str):
+        raise StatisticsError(f"corpus {where}: expected a text, found {printable(text)}")
+    try:
+        check_characters(where, text)
+    except BadRecord as error:
+        raise StatisticsError(f"corpus {error}") from None
+    return text
 
 
 def gather(

@@ -53,7 +53,7 @@ class Decoder:
             if type(module).__name__ == "Linear4bit":  # bitsandbytes' fast path on CPUs passes no gradient back
                 module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
         self.tokenizer = tokenizer
-        self.layout = layout or layout_of(model)
+        self.layout = layout_of(model, layout)
         self.name = name or model.config.name_or_path or model.config.model_type
         self.tokens = Tokens(tokenizer)
         self.blocks = blocks_of(model, self.layout)
@@ -75,12 +75,14 @@ class Decoder:
         dtype: torch.dtype | str | None = None,
         device: str | torch.device | None = None,
         device_map: str | Mapping[str, Any] | None = None,
+        layout: DecoderLayout | None = None,
         trust_remote_code: bool = False,
     ) -> Decoder:
         """Load a checkpoint folder or hub name; `dtype` None keeps the checkpoint's own.
 
         `device_map`: how to spread a model over devices that one of them cannot hold, "auto" for as it fits; what
-        does not fit on any stays in main memory or on disk between passes.
+        does not fit on any stays in main memory or on disk between passes. `layout`: where the model's parts are, if
+        it is of no known family (`DecoderLayout.read`).
 
         Raises ModelError if transformers cannot load it.
         """
@@ -95,7 +97,7 @@ class Decoder:
             raise ModelError(f"{name}: not loaded as a causal language model: {error}") from error
         if device is not None:
             torch.nn.Module.to(model, device)
-        return cls(model, tokenizer, name=name)
+        return cls(model, tokenizer, layout, name)
 
     # -- what it is ------------------------------------------------------------------------------------
 

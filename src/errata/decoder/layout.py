@@ -6,17 +6,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import yaml
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from errata.errors import UnsupportedModel
+from errata.errors import BadRecord, UnknownName, UnsupportedModel, printable
+from errata.rows import read_text
 
 Space = Literal["block", "mlp"]
 """What is meant by a layer's state: its block's output, or its down-projection's (method 5.1)."""
+
+_NEEDED = ("blocks", "down_projection", "head")
+_OPTIONAL: dict[str, Any] = {"model_types": [], "mlp": None, "attention": None, "final_norm": None, "note": ""}
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,20 @@ class DecoderLayout:
     note: str = ""
     guessed: bool = False
 
+    @classmethod
+    def read(cls, path: str | Path) -> DecoderLayout:
+        """From a YAML file of these fields; `model_types`, `mlp`, `attention`, `final_norm` and `note` may be left out.
+
+        Raises UnsupportedModel naming the file and the field, UnknownName for a field that no layout has.
+        """
+        try:
+            row = yaml.safe_load(read_text(Path(path)))
+        except (BadRecord, yaml.YAMLError) as error:
+            raise UnsupportedModel(f"layout {path}: not read: {str(error)[:300]}") from None
+        if not isinstance(row, dict):
+            raise UnsupportedModel(f"layout {path}: expected fields with values, found {printable(row)}")
+        return _layout(str(path), row)
+
 
 @cache
 def known_layouts() -> dict[str, DecoderLayout]:
@@ -40,16 +59,34 @@ def known_layouts() -> dict[str, DecoderLayout]:
     found = {}
     for file in sorted(resources.files("errata.decoder").joinpath("layouts").iterdir(), key=lambda f: f.name):
         if file.name.endswith(".yaml"):
-            row = yaml.safe_load(file.read_text(encoding="utf-8"))
-            layout = DecoderLayout(**{**row, "model_types": tuple(row["model_types"])})
+            layout = _layout(file.name, yaml.safe_load(file.read_text(encoding="utf-8")))
             found.update(dict.fromkeys(layout.model_types, layout))
     return found
 
 
-def layout_of(model: PreTrainedModel) -> DecoderLayout:
-    """The family's layout, or one discovered by structure (`guessed`). Raises UnsupportedModel."""
+def _layout(where: str, row: dict[Any, Any]) -> DecoderLayout:
+    for name in row:
+        if name not in (*_NEEDED, *_OPTIONAL):
+            raise UnknownName(f"field of the layout {where}", str(name), (*_NEEDED, *_OPTIONAL))
+    for name in _NEEDED:
+        if not isinstance(row.get(name), str):
+            raise UnsupportedModel(
+                f"layout {where}: {name!r} must be a module's path, found {printable(row.get(name))}"
+            )
+    full = _OPTIONAL | row
+    kinds = full["model_types"]
+    if not isinstance(kinds, list) or not all(isinstance(value, str) for value in kinds):
+        raise UnsupportedModel(f"layout {where}: 'model_types' must be a list of names, found {printable(kinds)}")
+    for name in ("mlp", "attention", "final_norm"):
+        if not isinstance(full[name], str | None):
+            raise UnsupportedModel(f"layout {where}: {name!r} must be a module's path, found {printable(full[name])}")
+    return DecoderLayout(**{**full, "model_types": tuple(kinds), "note": str(full["note"])})
+
+
+def layout_of(model: PreTrainedModel, given: DecoderLayout | None = None) -> DecoderLayout:
+    """The layout given, the family's, or one discovered by structure (`guessed`). Raises UnsupportedModel."""
     _refuse_experts(model)
-    layout = known_layouts().get(model.config.model_type) or discover(model)
+    layout = given or known_layouts().get(model.config.model_type) or discover(model)
     for block in blocks_of(model, layout):
         if not isinstance(block.get_submodule(layout.down_projection), (nn.Linear, Conv1D)):
             kind = type(block.get_submodule(layout.down_projection)).__name__
@@ -63,10 +100,17 @@ def blocks_of(model: PreTrainedModel, layout: DecoderLayout) -> list[nn.Module]:
     """The decoder blocks, shallow to deep. Raises UnsupportedModel if the path or a projection is missing."""
     try:
         blocks = list(model.get_submodule(layout.blocks).children())
+        for name in filter(None, (layout.final_norm, layout.head)):
+            model.get_submodule(name)
         for block in blocks:
             block.get_submodule(layout.down_projection)
     except AttributeError as error:
         raise UnsupportedModel(f"{model.config.model_type}: {error}; its layout does not fit this model") from None
+    parts = {name for block in blocks for name, _ in block.named_modules()}
+    if missing := [name for name in (layout.mlp, layout.attention) if name is not None and name not in parts]:
+        raise UnsupportedModel(
+            f"{model.config.model_type}: no block at {layout.blocks} has {missing[0]!r}; the layout does not fit"
+        )
     return blocks
 
 
@@ -80,7 +124,9 @@ def discover(model: PreTrainedModel) -> DecoderLayout:
     lists = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) > 1]
     lists = [(n, m) for n, m in lists if len({type(block) for block in m}) == 1 and any(_linears(m[0]))]
     if not lists:
-        raise UnsupportedModel(f"{kind}: found no list of alike blocks with linear layers; give a layout file")
+        raise UnsupportedModel(
+            f"{kind}: found no list of alike blocks with linear layers; give its layout as a YAML file: --layout FILE"
+        )
     blocks, members = max(lists, key=lambda item: len(item[1]) * sum(p.numel() for p in item[1][0].parameters()))
     width = model.config.get_text_config(decoder=True).hidden_size
     back = [

@@ -14,9 +14,9 @@ import typer
 from errata.bench import Bench, Dataset, Grid, Observer, Reckoning, Results
 from errata.bench.cluster import run_on_ray
 from errata.bench.settings import parse_values
-from errata.cli.console import err, fail, fleet, out, progress, show
+from errata.cli.console import err, fail, fleet, out, progress, show, warn
 from errata.cli.work.opening import corpus_of, open_decoder, practice_of
-from errata.dataset import named_cases
+from errata.dataset import OnConflict, named_cases
 from errata.errors import BadRecord, ErrataError
 from errata.evaluate import Case
 from errata.paper import PaperTable, paper_table
@@ -37,6 +37,11 @@ class BenchRun:
     trust: bool
     command: str
 
+    @property
+    def layout(self) -> Path | None:
+        """The file that says where models of an unknown family have their parts."""
+        return Path(self.grid.layout) if self.grid.layout else None
+
     @cached_property
     def paper(self) -> PaperTable | None:
         """The published table to print beside, if one was asked for."""
@@ -48,7 +53,7 @@ class BenchRun:
         return Bench(
             grid,
             self.output.absolute(),
-            lambda model: open_decoder(model, grid.dtype, grid.device, self.trust),
+            lambda model: open_decoder(model, grid.dtype, grid.device, self.trust, self.layout),
             lambda name: _dataset(name, grid),
             lambda model: corpus_of(model, grid.corpus),
             store=Store.default(),
@@ -134,7 +139,7 @@ def reckoning_lines(reckoning: Reckoning) -> list[tuple[str, object]]:
 
 def _dataset(name: str, grid: Grid) -> Dataset:
     if name != "pocket":
-        return Dataset(lambda n, seed: _first(name, n), "contexts", lambda: practice_of(name, grid.practice))
+        return Dataset(lambda n, seed: _first(name, n, grid.on_conflict), "contexts", lambda: _practice(name, grid))
     split: Any = None if grid.split in (None, "all") else grid.split
 
     def read(n: int, seed: int) -> Sequence[Case]:
@@ -144,14 +149,21 @@ def _dataset(name: str, grid: Grid) -> Dataset:
             raise BadRecord(f"pocket: {error}") from error
 
     # What is edited is of one half of the facts, so the other is there to practise with.
-    return Dataset(read, practice=lambda: practice_of("pocket" if split == "report" else "", grid.practice))
+    return Dataset(read, practice=lambda: _practice("pocket" if split == "report" else "", grid))
 
 
-def _first(path: str, n: int) -> Sequence[Case]:
-    cases = named_cases(path, limit=n)
+def _practice(dataset: str, grid: Grid) -> Sequence[Case]:
+    return practice_of(dataset, grid.practice, grid.on_conflict)
+
+
+def _first(path: str, n: int, on_conflict: OnConflict) -> Sequence[Case]:
+    """The first n facts: of the first n records, or of all of them where some of those are left out."""
+    cases = named_cases(path, limit=n, on_conflict=on_conflict, note=lambda _: None)
     if len(cases) < n:
-        raise BadRecord(f"{path}: {n} edits were asked for, it has {len(cases)} records")
-    return cases
+        cases = named_cases(path, on_conflict=on_conflict, note=warn)
+    if len(cases) < n:
+        raise BadRecord(f"{path}: {n} edits were asked for, it has {len(cases)} facts")
+    return cases[:n]
 
 
 def swept(given: Sequence[str] | None) -> dict[str, list[Any]]:

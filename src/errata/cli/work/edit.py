@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from errata.cli.console import fleet, out, show
+from errata.cli.console import fleet, out, show, warn
 from errata.cli.work.opening import practice_of
-from errata.dataset import named_cases
+from errata.dataset import OnConflict, named_cases
 from errata.decoder.corpus import Corpus
 from errata.decoder.decoder import Decoder
 from errata.editor import Editor
@@ -22,9 +22,9 @@ from errata.recipe import Recipe
 from errata.record.tables import answer_table, health_table, residual_table, seconds_table
 
 
-def facts_of(name: str, format: str | None, limit: int | None) -> list[Fact]:
-    """The facts of a file of cases. Raises FactError."""
-    facts = [case.fact for case in named_cases(name, format=format, limit=limit)]
+def facts_of(name: str, format: str | None, limit: int | None, on_conflict: OnConflict) -> list[Fact]:
+    """The facts of a file or a hub dataset. Raises FactError."""
+    facts = [case.fact for case in named_cases(name, format, limit, on_conflict=on_conflict, note=warn)]
     check_facts(facts)
     return facts
 
@@ -34,7 +34,7 @@ def editor_for(
     method: str,
     recipe: Recipe,
     corpus: Corpus | None,
-    practice: tuple[str, str | None],
+    practice: tuple[str, str | None, OnConflict],
     guard: Guard | None,
     progress: Progress,
 ) -> Editor:

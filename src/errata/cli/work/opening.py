@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
 from errata import pocket
-from errata.dataset import named_cases
+from errata.cli.console import warn
+from errata.dataset import OnConflict, named_cases
 from errata.decoder.corpus import Corpus
 from errata.decoder.decoder import Decoder
+from errata.decoder.layout import DecoderLayout
 from errata.evaluate import Case
 from errata.pocket.cases import cases as pocket_cases
 from errata.recipe import Recipe, parse_window, recipe_for
@@ -19,15 +22,22 @@ PRACTISED = 200
 """Cases of the pocket model's tuning half to practise with."""
 
 
-def open_decoder(model: str, dtype: str | None = None, device: str | None = None, trust: bool = False) -> Decoder:
-    """The model named on the command line."""
+def open_decoder(
+    model: str,
+    dtype: str | None = None,
+    device: str | None = None,
+    trust: bool = False,
+    layout: Path | None = None,
+) -> Decoder:
+    """The model named on the command line; `layout` is the file of one that errata does not know."""
+    parts = None if layout is None else DecoderLayout.read(layout)
     transformers_logging.disable_progress_bar()
     if model != "pocket":
         where: dict[str, Any] = {"device_map": "auto"} if device == "auto" else {"device": device}
-        return Decoder.from_pretrained(model, dtype=dtype, **where, trust_remote_code=trust)
+        return Decoder.from_pretrained(model, dtype=dtype, **where, layout=parts, trust_remote_code=trust)
     # Stored in bf16 to be small, run in float32: CPUs without bf16 units are tens of times slower in it.
     decoder = Decoder.from_pretrained(
-        pocket.path(), dtype=dtype or "float32", device=None if device == "auto" else device
+        pocket.path(), dtype=dtype or "float32", device=None if device == "auto" else device, layout=parts
     )
     decoder.name = "pocket"
     return decoder
@@ -46,8 +56,8 @@ def corpus_of(model: str, name: str | None) -> Corpus | None:
     return Corpus.of(pocket.corpus()) if model == "pocket" else None
 
 
-def practice_of(model: str, name: str | None) -> Sequence[Case]:
+def practice_of(model: str, name: str | None, on_conflict: OnConflict = "refuse") -> Sequence[Case]:
     """The cases named, or for the pocket model those of its tuning half; empty if there are none."""
     if name is not None:
-        return named_cases(name)
+        return named_cases(name, on_conflict=on_conflict, note=warn)
     return pocket_cases(PRACTISED, split="tuning") if model == "pocket" else ()

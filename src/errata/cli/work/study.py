@@ -9,7 +9,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from errata.dataset import named_cases
+from errata.cli.console import warn
+from errata.dataset import OnConflict, named_cases
 from errata.editors.supplies import Progress
 from errata.errors import UnknownName
 from errata.fact import Fact, check_facts
@@ -37,10 +38,13 @@ def studies_of(what: str, methods: Sequence[str] | None, layers: tuple[int, ...]
     return {name: studies[name] for name in names}
 
 
-def facts_of(name: str | None, format: str | None, count: int, seed: int) -> list[Fact]:
+def facts_of(name: str | None, format: str | None, count: int, seed: int, on_conflict: OnConflict) -> list[Fact]:
     """The first facts of a file, or facts of the pocket model. Raises FactError."""
-    cases = pocket_cases(count, seed) if name is None else named_cases(name, format=format, limit=count)
-    facts = [case.fact for case in cases]
+    if name is None:
+        cases = pocket_cases(count, seed)
+    else:
+        cases = named_cases(name, format, count, on_conflict=on_conflict, note=warn)
+    facts = [case.fact for case in cases[:count]]
     check_facts(facts)
     return facts
 
