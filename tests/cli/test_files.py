@@ -60,7 +60,7 @@ def test_conflicting_records_are_refused_or_left_out_and_told(run: Run, base: Pa
 def test_a_limit_below_one_is_refused(verb: str, limit: str, run: Run, base: Path, tmp_path: Path) -> None:  # noqa: F811
     code, said = run(verb, base, facts_file(tmp_path, ROWS), "--limit", limit)
     assert code == 2
-    assert "not in the range" in said, said
+    assert "--limit" in said
 
 
 def test_a_format_can_be_named_and_an_unknown_one_is_answered(run: Run, base: Path, tmp_path: Path) -> None:  # noqa: F811
