@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -101,7 +102,7 @@ def blocks_of(model: PreTrainedModel, layout: DecoderLayout) -> list[nn.Module]:
     try:
         blocks = list(model.get_submodule(layout.blocks).children())
         for name in filter(None, (layout.final_norm, layout.head)):
-            model.get_submodule(name)
+            attrgetter(name)(model)  # None where a model of the family has no final norm
         for block in blocks:
             block.get_submodule(layout.down_projection)
     except AttributeError as error:
