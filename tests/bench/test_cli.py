@@ -68,7 +68,7 @@ def test_a_grid_from_a_file(room: Path) -> None:
         (["--sweep", "anchor.stops=3"], "anchor.steps"),
         (["--sweep", "anchor.steps"], "PATH=VALUE"),
         (["--edits", "x"], "whole numbers"),
-        (["--edits", "9"], "8 records"),
+        (["--edits", "9"], "it has 8 facts"),
         (["--format", "pdf"], "unknown format"),
     ],
 )
