@@ -1,4 +1,4 @@
-"""errata bench: methods side by side over models, data, numbers of edits, seeds and settings."""
+"""errata bench: compare methods over models, data, numbers of edits, seeds and settings."""
 
 from __future__ import annotations
 

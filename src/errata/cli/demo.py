@@ -1,4 +1,4 @@
-"""errata demo: change facts in the built-in model, and show what changed, what else moved, and undo it."""
+"""errata demo: edit facts into the built-in model, show all effects, and undo the edits."""
 
 from __future__ import annotations
 

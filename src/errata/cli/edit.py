@@ -1,4 +1,4 @@
-"""errata edit: make a model believe the facts of a file."""
+"""errata edit: edit the facts of a file into a model."""
 
 from __future__ import annotations
 

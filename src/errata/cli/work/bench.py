@@ -44,7 +44,7 @@ class BenchRun:
 
     @cached_property
     def paper(self) -> PaperTable | None:
-        """The published table to print beside, if one was asked for."""
+        """The published table to compare with, if one was asked for."""
         return paper_table(self.grid.paper) if self.grid.paper else None
 
     def bench(self, observer: Observer | None = None) -> Bench:

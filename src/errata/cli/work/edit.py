@@ -38,7 +38,7 @@ def editor_for(
     guard: Guard | None,
     progress: Progress,
 ) -> Editor:
-    """The editor of a method; cases to practise with are read only for a method that does (see `practice_of`)."""
+    """The editor of a method; practice cases are read only for a method that is trained (see `practice_of`)."""
     cases = practice_of(*practice) if "practice" in row_of(method).needs else ()
     given: Any = {"recipe": recipe, "corpus": corpus, "practice": cases, "guard": guard}
     return Editor(decoder, method, **given, progress=progress, fleet=fleet())

@@ -25,7 +25,7 @@ def method_table() -> Table:
 
 
 def needed(row: Method) -> str:
-    """What whoever runs it must give besides a model and facts."""
+    """What a method needs besides a model and facts."""
     return "corpus" if "statistics" in row.needs else "practice" if "practice" in row.needs else "-"
 
 

@@ -1,4 +1,4 @@
-"""What a command line names: the model, its recipe, texts and cases to practise with."""
+"""What a command line names: the model, its recipe, texts, and cases to train on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from errata.pocket.cases import cases as pocket_cases
 from errata.recipe import Recipe, parse_window, recipe_for
 
 PRACTISED = 200
-"""Cases of the pocket model's tuning half to practise with."""
+"""How many cases of the pocket model's tuning half a method is trained on."""
 
 
 def open_decoder(

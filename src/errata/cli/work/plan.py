@@ -22,7 +22,7 @@ def told_layers(layers: Sequence[int]) -> str:
 
 
 def findings(decoder: Decoder, recipe: Recipe) -> list[tuple[str, object]]:
-    """What was found of a model, and the window proposed for it."""
+    """The structure of a model, and the window proposed for it."""
     layout = decoder.layout
     how = "discovered by structure, not known: check it" if layout.guessed else "known family"
     source = "proposed: no recipe lists this model" if recipe.proposed else f"recipe {recipe.name!r}"
@@ -46,7 +46,7 @@ def _leading(decoder: Decoder) -> str:
 
 
 def costs(editor: Editor, facts: int) -> list[tuple[str, object]]:
-    """Memory the edit will need on top of the model, and whether what it has to know is there."""
+    """Memory that the edit needs in addition to the model, and whether statistics or practice cases are at hand."""
     decoder, pipeline = editor.decoder, editor.pipeline
     told = memory(decoder, pipeline.memory(decoder, facts))
     if "statistics" in pipeline.needs:
@@ -60,7 +60,7 @@ def costs(editor: Editor, facts: int) -> list[tuple[str, object]]:
 
 
 def memory(decoder: Decoder, peaks: Mapping[str, Peak]) -> list[tuple[str, object]]:
-    """What each stage holds at most beside the model, and whether that fits."""
+    """The peak memory of each stage in addition to the model, and whether that fits."""
     device, main = decoder.device, torch.device("cpu")
     weights = sum(p.numel() * p.element_size() for p in decoder.model.parameters())
     told: list[tuple[str, object]] = [("memory", f"{size_of(weights)} for the model; in addition, at most")]

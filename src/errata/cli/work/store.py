@@ -58,6 +58,6 @@ def _kind(entry: Entry) -> str:
 
 
 def _told(made_of: dict[str, Any]) -> str:
-    """The plain ingredients; long ones are cut."""
+    """What an entry was made from, as far as it is text or a number; long values are cut."""
     plain = {key: value for key, value in made_of.items() if isinstance(value, str | int | float)}
     return ", ".join(f"{key} {str(value)[:20]}" for key, value in plain.items())[:90] or "-"
