@@ -9,6 +9,10 @@ from statistics import fmean
 from typing import Any
 
 from errata.record.run import Run
+from errata.study.cosines import Cosines, StepCosines
+from errata.study.finding import PerFact
+from errata.study.folder import Made, write
+from errata.study.steering import Dense, Direction, LayerSteering, Steering
 
 EVIL = "<script>window.pwned=1</script><img src=x onerror='window.pwned=2'>&amp;"
 VERSIONS = {"errata": "0.1.0", "python": "3.11"}
@@ -107,17 +111,18 @@ def write_bench(folder: Path, text: str = "") -> Path:
 
 
 def write_study(folder: Path, text: str = "") -> Path:
-    """Cosines over layers, and one spectrum, as `errata study` writes them."""
-    folder.mkdir(parents=True)
-    mean = {"mean": 0.5, "median": 0.5, "error": 0.1, "values": [0.4, 0.6]}
-    steps = [{"layer": layer, "achieved": mean, "intended": mean, "solved": mean} for layer in (1, 2, 3)]
-    grid = {"columns": ["at layer", "1"], "rows": [[f"cos {text}", 0.25]]}
-    about = {"note": f"Means {text}", "command": f"errata study {text}", "settings": {"facts": 2}, "versions": VERSIONS}
-    found = {"methods": {f"memit{text}": steps}}
-    cosines = {"title": f"Shifts{text}", "tables": {f"Table{text}": grid}, "data": found, **about}
-    (folder / "cosines.json").write_text(json.dumps({"kind": "study", "what": "cosines", **cosines}))
-    dense = [{"fact": 0, "spectrum": [-1.0, 0.5, 2.0]}]
-    steering = {"title": "Jacobians", "data": {"methods": {"memit": [{"layer": 1, "dense": dense}]}}}
-    (folder / "steering.json").write_text(json.dumps({"kind": "study", "what": "steering", **steering}))
+    """Cosines over layers and one spectrum of made-up numbers, written as `errata study` writes them."""
+    some = PerFact((0.4, 0.6))
+    steps = tuple(StepCosines(layer, *[some] * 5) for layer in (1, 2, 3))
+    shift = Direction(*[some] * 6)
+    dense = Dense(0, -1.0, 2.0, 1, 1e-6, (-1.0, 0.5, 2.0))
+    layer = LayerSteering(1, *[some] * 7, directions={"intended": shift, "achieved": shift}, dense=(dense,))
+    counts = {"iterations": 8, "starts": 1, "probes": 2, "dense": 1, "seed": 0}
+    made = Made(f"errata study {text}", {"facts": 2, "of": text}, VERSIONS, ({"subject": text},))
+    for finding in (
+        Cosines({f"memit{text}": steps}),
+        Steering(3, 3, counts, f"central differences{text}", {"memit": (layer,)}),
+    ):
+        write(finding, folder, made, 1.0)
     (folder / "other.json").write_text("[1, 2]")
     return folder

@@ -41,7 +41,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 def test_a_record_is_read_from_a_file_of_any_name(tmp_path: Path) -> None:
     record = write_demo(tmp_path / "demo") / RECORD
     file = record.rename(tmp_path / "scores.json")
-    assert [trial.record.method for trial in read_material([file]).trials] == ["unedited", "memit", "memit+fe"]
+    assert [state.record.method for state in read_material([file]).states] == ["unedited", "memit", "memit+fe"]
     file.write_text('{"scores": {}, "ability": []}')
     with pytest.raises(NothingToReport, match=r"scores\.json: its record could not be read"):
         read_material([file])
@@ -50,36 +50,36 @@ def test_a_record_is_read_from_a_file_of_any_name(tmp_path: Path) -> None:
 def test_the_table_a_bench_was_printed_beside_goes_with_its_rows_alone(tmp_path: Path) -> None:
     folder, other = write_bench(tmp_path / "bench"), write_demo(tmp_path / "demo")
     (folder / "paper.csv").write_text("method,table\nmemit,table3_llama3_mcf\n")
-    ((table, rows),) = read_material([folder, other]).beside
+    ((table, rows),) = read_material([folder, other]).compared
     assert table.key == "table3_llama3_mcf"
     assert {row.dataset for row in rows} == {"data"}
     (folder / "paper.csv").write_text("method,table\nmemit,another\n")
-    assert read_material([folder]).beside == []
+    assert read_material([folder]).compared == []
 
 
 def test_keys_of_a_later_version_are_let_be(tmp_path: Path) -> None:
     folder = write_demo(tmp_path / "demo")
     record = json.loads((folder / RECORD).read_text())
     (folder / RECORD).write_text(json.dumps(record | {"novelty": 1}))
-    assert len(read_material([folder]).trials) == 3
+    assert len(read_material([folder]).states) == 3
 
 
 def test_a_runs_facts_come_from_its_answers(tmp_path: Path) -> None:
-    trial = read_material([write_demo(tmp_path / "demo")]).trials[1]
-    case = trial.cases[2]
+    state = read_material([write_demo(tmp_path / "demo")]).states[1]
+    case = state.facts[2]
     assert (case.prompt, case.wanted, case.before) == ("Mango grows in", "Norland", "Sudria")
     assert case.said == {"memit": "Sudria", "memit+fe": "Norland"}
 
 
 def test_facts_without_answers_come_from_the_saved_edit(tmp_path: Path) -> None:
     folder = write_demo(tmp_path / "demo")
-    run = Run.read(folder)
+    run, _ = Run.read(folder)
     run.answers = run.answers[:1]
     run.write(folder)
     facts = [{"prompt": "Where does {} grow?", "subject": f"tree {i}", "target_new": "Norland"} for i in range(6)]
     (folder / "edits" / "memit").mkdir(parents=True)
     (folder / "edits" / "memit" / "manifest.json").write_text(json.dumps({"facts": facts}))
-    cases = read_material([folder]).trials[1].cases
+    cases = read_material([folder]).states[1].facts
     assert [case.prompt for case in cases[:2]] == ["Zebra grows in", "Where does tree 1 grow?"]
     assert [case.wanted for case in cases] == ["Norland"] * 6
 
@@ -87,14 +87,14 @@ def test_facts_without_answers_come_from_the_saved_edit(tmp_path: Path) -> None:
 def test_what_the_unedited_model_said_is_found_in_its_own_cell(tmp_path: Path) -> None:
     folder = write_bench(tmp_path / "bench")
     for name, key in (("unedited-0-0", "before"), ("memit-100-0", "memit")):
-        run = Run.read(folder / name)
+        run, _ = Run.read(folder / name)
         run.answers = [{"prompt": f"tree {i} is", "to say": "tall", key: f"{key} {i}"} for i in range(4)]
         run.write(folder / name)
     material = read_material([folder])
     row = next(row for row in material.rows() if row.method == "memit" and row.settings[0][1] == 100)
-    case = material.of(row)[0].cases[3]
+    case = material.of(row)[0].facts[3]
     assert (case.prompt, case.before, (case.said or {})["memit"]) == ("tree 3 is", "before 3", "memit 3")
-    assert material.of(row)[1].cases[3].prompt == "fact 13"
+    assert material.of(row)[1].facts[3].prompt == "fact 13"
 
 
 def test_the_unedited_model_is_scored_once_where_seeds_choose_the_contexts(tmp_path: Path) -> None:
@@ -102,14 +102,14 @@ def test_the_unedited_model_is_scored_once_where_seeds_choose_the_contexts(tmp_p
     for place in folder.glob("unedited-0-1"):
         shutil.rmtree(place)
     for place in folder.glob(f"*/{RECORD}"):
-        run = Run.read(place.parent)
+        run, _ = Run.read(place.parent)
         run.settings["records"] = [f"fact {i}" for i in range(4)]
         run.answers = [{"prompt": f"tree {i} is", "to say": "tall"} for i in range(4)]
         if "unedited" in run.scores:
             run.answers = [row | {"before": "small"} for row in run.answers]
         run.write(place.parent)
     material = read_material([folder])
-    assert {case.before for trial in material.trials for case in trial.cases} == {"small"}
+    assert {case.before for state in material.states for case in state.facts} == {"small"}
 
 
 def test_runs_that_differ_in_a_setting_are_told_apart_by_it(tmp_path: Path) -> None:
@@ -122,12 +122,12 @@ def test_runs_that_differ_in_a_setting_are_told_apart_by_it(tmp_path: Path) -> N
     ]
 
 
-def test_studies_are_curves_over_layers_and_spectra(tmp_path: Path) -> None:
+def test_a_study_is_read_with_its_charts_and_tables(tmp_path: Path) -> None:
     cosines, steering = read_material([write_study(tmp_path / "study" / "cosines")]).studies
-    (drawn,) = cosines.figures
-    assert [line.name for line in drawn.lines] == ["achieved", "intended", "solved"]
-    assert next((p.x, p.y, p.low, p.high) for p in drawn.lines[0].points) == (1.0, 0.5, 0.4, 0.6)
-    assert cosines.tables["Table"].rows == [["cos ", "0.25"]]
-    (spectrum,) = steering.figures
-    assert [(p.x, p.y) for p in spectrum.lines[0].points] == [(0.0, -1.0), (0.5, 0.5), (1.0, 2.0)]
-    assert spectrum.lines[0].name == "memit, layer 1, fact 0"
+    (chart,) = cosines.charts
+    assert [line.name for line in chart.lines] == ["cos(a, b)", "cos(R, b)", "cos(R, a)"]
+    assert next((p.x, p.y, p.low, p.high) for p in chart.lines[0].points) == (1.0, 0.5, 0.4, 0.6)
+    assert list(cosines.tables["Cosines, memit"].columns) == ["at layer", "1", "2", "3"]
+    spectrum = steering.charts[1]
+    assert [(p.x, round(p.y, 3)) for p in spectrum.lines[0].points] == [(-1.0, 0.333), (0.5, 0.667), (2.0, 1.0)]
+    assert spectrum.lines[0].name == "layer 1"

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from errata.record.cell import CellRecord, Measured
 from errata.record.run import Run
-from errata.report.facts import HELD, IN_PART, MISSED, embedded, fact_data, holds, verdict
+from errata.report.facts import HELD, IN_PART, MISSED, fact_data, holds, verdict
+from errata.report.frontier import KL
+from errata.report.headline import PARAPHRASES, standing
 from errata.report.material import read_material
-from errata.report.page import page
+from errata.report.page import embedded, page
+from errata.report.summary import over_seeds
 from tests.report.records import EVIL, write_bench, write_demo, write_study
 
 
@@ -51,18 +56,61 @@ def test_sections_come_in_order(tmp_path: Path) -> None:
 
 def test_the_headline_says_what_changed_in_words_and_numbers(tmp_path: Path) -> None:
     said = " ".join(Tags(written(write_demo(tmp_path / "demo"))).text.split())
-    assert "6 facts were edited into tiny, layers 1–3, by memit and memit+fe." in said
+    assert "6 facts were edited into tiny, layers 1–3, by memit and memit+fe, one seed." in said
     assert "Before, the model gave the new answer to none of the edited prompts." in said
-    assert "Afterwards 100 % of paraphrases give the new answer with memit+fe, 58 % with memit." in said
-    assert "Neighbours drift least with memit (DKL 0.200 nats)." in said
+    share = "Afterwards the model gives the new answer to 100 % of paraphrases with memit+fe and 58 % with memit"
+    assert f"{share}; with one seed of 6 facts that may be chance, so none is ahead." in said
+    drift = "Neighbours drift by DKL 0.200 nats with memit and 0.400 nats with memit+fe"
+    assert f"{drift}: memit disturbs them least on the facts of this one seed." in said
     assert "Zebra grows in for Sudria read Norland" in said
 
 
 def test_swept_methods_are_compared_where_they_drift_alike(tmp_path: Path) -> None:
     said = " ".join(Tags(written(write_bench(tmp_path / "bench"))).text.split())
     assert "2 seeds each. Each method was tried at several settings: weight 20, 100 and 1000." in said
-    assert "memit carries over to paraphrases best: 96 %, against 71 % for blue." in said
-    assert "1 failed and are not in this report" in said
+    assert "the new answer to 96 % of paraphrases with memit and 71 % with blue: memit is ahead in each of 2" in said
+    assert "1 failed and is not in this report" in said
+
+
+def seeds_of(method: str, *values: float, half: float = 0.0) -> list[CellRecord]:
+    """A method's share of paraphrases, seed by seed, with intervals over 20 facts of this half width."""
+    return [
+        CellRecord("m", "d", method, 20, seed, (), {PARAPHRASES: Measured(v, v - half, v + half, True)}, {}, {})
+        for seed, v in enumerate(values)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "ends"),
+    [
+        (seeds_of("a", 0.9, half=0.1), seeds_of("b", 0.8, half=0.1), "that may be chance, so none is ahead."),
+        (seeds_of("a", 0.9, half=0.1), seeds_of("b", 0.5, half=0.1), ": <b>a</b> is ahead on the facts of this one seed."),
+        (seeds_of("a", 1.0), seeds_of("b", 0.95, half=0.04), "with one seed of 20 facts that may be chance, so none is ahead."),
+        (seeds_of("a", 0.9, 0.8), seeds_of("b", 0.85, 0.7), "; the seeds of the first two overlap, so none is ahead."),
+        (seeds_of("a", 0.9, 0.8), seeds_of("b", 0.75, 0.7), ": <b>a</b> is ahead in each of 2 seeds."),
+        (seeds_of("a", 0.9), [], "90 % of paraphrases with a."),
+    ],
+)  # fmt: skip
+def test_a_ranking_is_told_only_where_seeds_or_intervals_carry_it(
+    first: list[CellRecord], second: list[CellRecord], ends: str
+) -> None:
+    (said,) = standing(over_seeds([*first, *second]))
+    assert str(said).replace("\u00a0", " ").endswith(ends)
+
+
+def test_one_seed_of_a_sweep_carries_no_ranking() -> None:
+    kl = {"a": 0.0, "b": 0.1}
+    records = [
+        replace(
+            cell,
+            settings=(("weight", weight),),
+            scores=cell.scores | {KL: Measured(kl[cell.method] + 1 / weight, 0, 9, False)},
+        )
+        for weight in (1, 2)
+        for cell in (*seeds_of("a", 0.9), *seeds_of("b", 0.2))
+    ]
+    (said,) = standing(over_seeds(records))
+    assert said.endswith("One seed does not carry a ranking.")
 
 
 def test_the_best_of_each_column_is_marked_and_intervals_are_shown(tmp_path: Path) -> None:
@@ -111,14 +159,16 @@ def test_every_head_of_a_table_is_a_button_that_says_how_it_sorts(tmp_path: Path
 def test_charts_say_what_they_show(tmp_path: Path) -> None:
     text = written(write_bench(tmp_path / "bench"))
     told = re.findall(r'role="img" aria-label="([^"]+)"', text)
-    assert "Gen. acc. against D_KL on the neighbourhood for memit, blue." in told
+    assert any(
+        one.startswith("Gen. acc. against drift. Across: D_KL") and one.endswith("Lines: memit, blue.") for one in told
+    )
     assert any(one.startswith("Residual left at the last layer") for one in told)
     assert "nan" not in "".join(re.findall(r' d="([^"]+)"', text))
 
 
 def test_a_residual_far_beyond_the_others_is_told_and_not_drawn(tmp_path: Path) -> None:
     folder = write_demo(tmp_path / "demo")
-    run = Run.read(folder)
+    run, _ = Run.read(folder)
     run.ledgers["memit"]["rows"][1]["remaining"]["3"] = 6000.0
     run.write(folder)
     assert "Not drawn: memit is at 6,000.0 after layer 2." in written(folder)
@@ -126,7 +176,7 @@ def test_a_residual_far_beyond_the_others_is_told_and_not_drawn(tmp_path: Path) 
 
 def test_a_run_with_scores_alone_is_a_page_too(tmp_path: Path) -> None:
     folder = write_demo(tmp_path / "demo")
-    run = Run.read(folder)
+    run, _ = Run.read(folder)
     run.ledgers, run.answers, run.versions, run.command = {}, [], {}, ""
     run.scores = {name: [row | {"per_case": []} for row in rows] for name, rows in run.scores.items()}
     run.write(folder)
@@ -147,7 +197,7 @@ def test_the_paper_stands_beside_a_bench_that_was_printed_beside_it(tmp_path: Pa
 
 def test_general_ability_has_a_section(tmp_path: Path) -> None:
     folder = write_demo(tmp_path / "demo")
-    run = Run.read(folder)
+    run, _ = Run.read(folder)
     skill = {"task": "sums", "metric": "acc", "before": 0.5, "after": 0.25, "difference": -0.25, "error": None}
     run.ability = [skill]
     run.write(folder)
@@ -186,7 +236,7 @@ def test_embedded_json_is_read_back_as_it_was() -> None:
 
 
 def test_text_stands_out_from_its_ground_in_both_themes() -> None:
-    text = (Path(__file__).parents[2] / "src/errata/report/page.css").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "src/errata/report/templates/page.css").read_text(encoding="utf-8")
     themes = [dict(re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{6})", block)) for block in text.split("}")[:2]]
     assert all(themes)
     for colours in themes:

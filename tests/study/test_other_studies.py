@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from markupsafe import escape
 
 from errata import Editor
 from errata.evaluate.recall import Recall
+from errata.report.figures import write_charts
 from errata.report.material import read_material
-from errata.report.study import FIGURES
+from errata.report.page import page
 from errata.study import STUDIES, Trial, tracing
-from errata.study.finding import PerFact
+from errata.study.finding import PerFact, plain
 from errata.study.folder import Made, write
 from errata.study.tracing import DECISIVE, MLP, STATE, suggested
 from tests.study.conftest import trial_of
@@ -95,51 +96,41 @@ def test_numbers_leave_out_facts_without_one() -> None:
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_every_finding_can_be_drawn_and_told(findings: Callable[[str], Any], name: str) -> None:
-    figures = pytest.importorskip("matplotlib.figure")
+def test_every_finding_has_tables_and_charts_of_finite_numbers(findings: Callable[[str], Any], name: str) -> None:
     found = findings(name)
-    figure = figures.Figure()
-    found.draw(figure)
-    assert figure.axes
-    for grid in found.tables().values():
-        assert all(len(row) == len(grid.columns) for row in grid.rows)
-    assert "nan" not in " ".join(cell for grid in found.tables().values() for row in grid.rows for cell in row)
+    assert all(line.points for chart in found.charts() for line in chart.lines)
+    assert "nan" not in " ".join(cell for table in found.tables().values() for row in table.rows for cell in row)
     json.loads(json.dumps(found.to_json()), parse_constant=pytest.fail)
 
 
 def test_a_folder_explains_itself(findings: Callable[[str], Any], tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     found = findings("cosines")
     made = Made("errata study ...", {"window": [1, 2, 3]}, {"errata": "0"}, ({"subject": "Velm"},))
-    assert write(found, tmp_path, made, 1.0) == []
+    write(found, tmp_path, made, 1.0, [tmp_path / "cosines.svg", tmp_path / "cosines.png"])
     record = json.loads((tmp_path / "cosines.json").read_text(), parse_constant=pytest.fail)
     assert record["kind"] == "study"
     assert record["what"] == "cosines"
     assert record["data"]["methods"]["memit"][0]["achieved"]["values"]
     assert record["tables"]["Cosines, memit"]["columns"] == ["at layer", "1", "2", "3"]
     card = (tmp_path / "README.md").read_text()
-    assert all(text in card for text in (*found.tables(), "errata study ...", found.note, "cosines.png"))
-    assert (tmp_path / "cosines.png").stat().st_size > 5000
-    assert (tmp_path / "cosines.svg").exists()
+    assert all(text in card for text in (*found.tables(), "errata study ...", found.note, "(cosines.png)"))
+    assert "(cosines.svg)" not in card
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_what_a_study_writes_is_what_a_report_reads(findings: Callable[[str], Any], tmp_path: Path, name: str) -> None:
-    found = findings(name)
-    write(found, tmp_path / name, Made("errata study ...", {"window": [1, 2, 3]}, {"errata": "0"}), 1.0)
-    (read,) = read_material([tmp_path]).studies
-    assert (read.what, read.title, read.note) == (name, found.title, found.note)
-    tables = {title: [list(row) for row in grid.rows] for title, grid in found.tables().items()}
-    assert {title: grid.rows for title, grid in read.tables.items()} == tables
-    # The steering at hand is of one layer, which is no curve.
-    drawn = ["Eigenvalue spectrum"] if name == "steering" else list(FIGURES[name])
-    assert [figure.title for figure in read.figures] == drawn
+    written = write(findings(name), tmp_path / name, Made("errata study ...", {"window": [1, 2]}, {"errata": "0"}), 1.0)
+    material = read_material([tmp_path])
+    assert material.failures == []
+    (read,) = material.studies
+    assert plain(read) == plain(written)
+    text = page(material)
+    assert all(f'aria-label="{escape(chart.description)}"' in text for chart in read.charts)
 
 
-def test_without_matplotlib_the_rest_is_written_and_this_is_said(
-    findings: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    (told,) = write(findings("cosines"), tmp_path, Made("errata study ...", {}, {}), 1.0)
-    assert "errata[figures]" in told
-    assert {path.name for path in tmp_path.iterdir()} == {"cosines.json", "README.md"}
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_is_drawn_as_figures_of_a_paper(findings: Callable[[str], Any], tmp_path: Path, name: str) -> None:
+    pytest.importorskip("matplotlib")
+    made = write_charts(findings(name).charts(), tmp_path, name)
+    assert [path.name for path in made] == [f"{name}.svg", f"{name}.png"]
+    assert made[1].stat().st_size > 5000

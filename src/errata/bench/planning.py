@@ -14,6 +14,7 @@ from errata.bench.settings import schedule_of, with_settings
 from errata.editor import practice_of
 from errata.editors.schedule import Schedule
 from errata.editors.supplies import Supplies
+from errata.errors import BadRecord
 from errata.evaluate import Case
 from errata.methods import Pair
 from errata.methods import method as row_of
@@ -62,8 +63,8 @@ class Planned:
     def run(self) -> Run | None:
         """The finished record, if there is a whole one."""
         try:
-            run = Run.read(self.folder)
-        except (OSError, ValueError, TypeError):
+            run, _ = Run.read(self.folder)
+        except BadRecord:
             return None
         return run if run.settings.get("identity") == json.loads(json.dumps(self.identity)) else None
 

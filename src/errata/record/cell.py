@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,10 +38,20 @@ class CellRecord:
 
     @classmethod
     def of(cls, run: Run) -> CellRecord:
-        cell = dict(run.settings["cell"])
-        scores = {
-            row["name"]: Measured(row["value"], row["interval"][0], row["interval"][1], row["higher_is_better"])
-            for row in run.scores[cell["method"]]
-        }
-        settings = tuple(cell.pop("settings").items())
-        return cls(**cell, settings=settings, scores=scores, seconds=run.seconds, memory=run.memory)
+        cell = run.settings["cell"]
+        return cls(
+            **{name: cell[name] for name in ("model", "dataset", "method", "edits", "seed")},
+            settings=tuple(cell["settings"].items()),
+            scores=measured(run.scores[cell["method"]]),
+            seconds=run.seconds,
+            memory=run.memory,
+        )
+
+
+def measured(scores: Sequence[Mapping[str, Any]]) -> dict[str, Measured]:
+    """Scores of a record by name, without their cases."""
+    by_name = {}
+    for row in scores:
+        low, high = row["interval"]
+        by_name[row["name"]] = Measured(row["value"], low, high, row["higher_is_better"])
+    return by_name

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from errata.errors import BadRecord
 from errata.files import write_text
+from errata.record.reading import finite, read_json, reason
+from errata.record.schema import BY_METHOD, NEEDED, RUN
 from errata.record.tables import answer_table, residual_table, score_table, seconds_table, skill_table
 
 RECORD, CARD = "run.json", "README.md"
@@ -42,11 +47,24 @@ class Run:
 
     def write_record(self, path: Path) -> None:
         """Everything as JSON; folders that are not there are made. Raises StoreError."""
-        write_text(path, json.dumps(vars(self), indent=1, ensure_ascii=False))
+        write_text(path, json.dumps(finite(vars(self)), indent=1, ensure_ascii=False))
 
     @classmethod
-    def read(cls, folder: Path) -> Run:
-        return cls(**json.loads((folder / RECORD).read_text(encoding="utf-8")))
+    def read(cls, path: Path) -> tuple[Run, list[str]]:
+        """The record in a folder or file, and a line for each part of it that had to be left out as damaged.
+
+        Raises BadRecord if what is left is no record of a run.
+        """
+        path = path / RECORD if path.is_dir() else path
+        row = read_json(path)
+        if not isinstance(row, dict):
+            raise BadRecord(f"{path.name} is not the record of a run")
+        checked, left_out = _checked(row)
+        cell = checked["settings"].get("cell")
+        if not (checked["scores"].get(cell["method"]) if cell else checked["scores"]):
+            raise BadRecord("; ".join(left_out) or "it holds no scores")
+        known: dict[str, Any] = {"command": "", "versions": {}} | checked
+        return cls(**{field.name: known[field.name] for field in fields(cls) if field.name in known}), left_out
 
     def card(self) -> str:
         """The run as Markdown."""
@@ -69,3 +87,21 @@ def versions() -> dict[str, str]:
     """What this ran on."""
     packages = {name: version(name) for name in ("errata", "torch", "transformers")}
     return packages | {"python": platform.python_version()}
+
+
+def _checked(row: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A record without its damaged parts, and what is wrong with each. Raises BadRecord for a part it cannot lack."""
+    left_out: list[str] = []
+    while True:
+        try:
+            return dict(RUN.validate_python(row)), left_out
+        except ValidationError as error:
+            problems: dict[tuple[Any, ...], Any] = {}
+            for problem in error.errors(include_url=False, include_context=False):
+                place = problem["loc"][: 2 if problem["loc"][0] in BY_METHOD else 1]
+                problems.setdefault(place, problem)
+        for (part, *method), problem in problems.items():
+            if part in NEEDED and not method:
+                raise BadRecord(reason(problem))
+            left_out.append(reason(problem))
+            del (row[part] if method else row)[method[0] if method else part]

@@ -1,4 +1,4 @@
-"""Grids of text: what a run record says, ready to be printed or written as Markdown."""
+"""Tables of text: what a run record says, ready to be printed or written as Markdown."""
 
 from __future__ import annotations
 
@@ -40,12 +40,21 @@ DETAIL_COLUMNS: tuple[Column, ...] = (
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text. `best` marks cells; the first `text_columns` columns are words, the others numbers."""
+    """A table of text. `best` marks cells; the first `text_columns` columns are words, the others numbers.
+
+    Raises ValueError if its rows are not as long as its head.
+    """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     best: Sequence[Sequence[bool]]
     text_columns: int = 1
+
+    def __post_init__(self) -> None:
+        if any(len(line) != len(self.columns) for lines in (self.rows, self.best) for line in lines):
+            raise ValueError(f"every row of a table should have {len(self.columns)} cells")
+        if len(self.best) != len(self.rows):
+            raise ValueError("a table should mark as many rows as it has")
 
     @classmethod
     def plain(cls, columns: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> Table:
@@ -59,7 +68,7 @@ class Table:
         return Table(columns, rows, best)
 
     def markdown(self) -> str:
-        """The grid as a Markdown table."""
+        """The table in Markdown."""
         align = ["---" if i < self.text_columns else "---:" for i in range(len(self.columns))]
         head, *body = ([cell.replace("|", "\\|") for cell in row] for row in (self.columns, *self.rows))
         marked = [
@@ -67,6 +76,20 @@ class Table:
             for row, marks in zip(body, self.best, strict=True)
         ]
         return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, align, *marked])
+
+
+def markdown(tables: Mapping[str, Table], title: str = "", note: str = "") -> str:
+    """Titled tables, a heading over each."""
+    parts = [f"# {title}"] if title else []
+    parts += [note] if note else []
+    for name, table in tables.items():
+        parts += [f"## {name}", table.markdown()]
+    return "\n\n".join(parts) + "\n"
+
+
+def number(value: float | None, form: str) -> str:
+    """A number, or `-` where there is none."""
+    return "-" if value is None else f"{value:{form}}"
 
 
 def score_table(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
@@ -92,25 +115,21 @@ def score_table(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
 
 def skill_table(skills: Sequence[Mapping[str, Any]]) -> Table:
     """Row per task and metric: before, after, and the difference with its standard error where there is one."""
+    columns = (("before", ".3f"), ("after", ".3f"), ("difference", "+.3f"), ("error", ".3f"))
 
-    def told(value: float | None, sign: str = "") -> str:
-        return "-" if value is None else f"{value:{sign}.3f}"
-
-    rows = [
-        [s["task"], s["metric"], told(s["before"]), told(s["after"]), told(s["difference"], "+"), told(s["error"])]
-        for s in skills
-    ]
+    rows = [[s["task"], s["metric"], *(number(s[key], sign) for key, sign in columns)] for s in skills]
     return Table.plain(["task", "metric", "before", "after", "difference", "standard error"], rows, 2)
 
 
 def residual_table(ledgers: Mapping[str, Mapping[str, Any]]) -> Table:
     """Row per method: what is left of the way to its last layer's target after each edited layer (method 6.2)."""
-    swept = {name: ledger for name, ledger in ledgers.items() if ledger["rows"]}
-    layers = sorted({row["edit"] for ledger in swept.values() for row in ledger["rows"]})
+    swept = {name: [row for row in ledger["rows"] if row["remaining"]] for name, ledger in ledgers.items()}
+    layers = sorted({row["edit"] for steps in swept.values() for row in steps})
     rows = []
-    for name, ledger in swept.items():
-        left = {row["edit"]: list(row["remaining"].values())[-1] for row in ledger["rows"]}
-        rows.append([name, *(f"{left[layer]:.2f}" if layer in left else "-" for layer in layers)])
+    for name, steps in swept.items():
+        left = {row["edit"]: list(row["remaining"].values())[-1] for row in steps}
+        if left:
+            rows.append([name, *(number(left.get(layer), ".2f") for layer in layers)])
     return Table.plain(["after editing layer", *map(str, layers)], rows)
 
 

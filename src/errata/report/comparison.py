@@ -9,12 +9,12 @@ from typing import Any
 from errata.paper import PaperRow, PaperTable
 from errata.record.cell import UNEDITED
 from errata.record.tables import SCORE_COLUMNS, Table
-from errata.report.summary import Row, differing, section_title
+from errata.report.summary import Summary, differing, section_title
 
 _TITLES = {name: (title, higher) for name, title, higher in SCORE_COLUMNS}
 
 
-def comparison(rows: Sequence[Row], table: PaperTable) -> dict[str, Table]:
+def comparison(rows: Sequence[Summary], table: PaperTable) -> dict[str, Table]:
     """A grid per model, dataset and number of edits, by title: three lines for each row that the paper has too.
 
     In the paper's units: per cent, and nats for D_KL. A difference is bold where the paper's figure lies between
@@ -32,7 +32,7 @@ def comparison(rows: Sequence[Row], table: PaperTable) -> dict[str, Table]:
     return found
 
 
-def comparison_note(table: PaperTable, rows: Sequence[Row]) -> list[str]:
+def comparison_note(table: PaperTable, rows: Sequence[Summary]) -> list[str]:
     """What a reader of the comparison has to know: source, units, and where the paper's figures are doubtful."""
     told = [
         f"Paper: {table.source}; {table.edits} edits, {table.seeds} run of each. {_sentence(table.units)} A bold "
@@ -43,7 +43,7 @@ def comparison_note(table: PaperTable, rows: Sequence[Row]) -> list[str]:
     return [*told, *(f"{theirs.name}: {theirs.note}" for theirs in theirs), *table.notes]
 
 
-def comparison_values(rows: Sequence[Row], table: PaperTable) -> list[dict[str, Any]]:
+def comparison_values(rows: Sequence[Summary], table: PaperTable) -> list[dict[str, Any]]:
     """Flat rows for a data frame: one for each figure both have, in the paper's units."""
     found = []
     for row, theirs in _compared(rows, table):
@@ -58,10 +58,10 @@ def comparison_values(rows: Sequence[Row], table: PaperTable) -> list[dict[str, 
     return found
 
 
-Pair = tuple[Row, PaperRow]
+Pair = tuple[Summary, PaperRow]
 
 
-def _compared(rows: Sequence[Row], table: PaperTable) -> list[Pair]:
+def _compared(rows: Sequence[Summary], table: PaperTable) -> list[Pair]:
     pairs = [(row, table.row_of(row.method)) for row in rows if row.method != UNEDITED]
     return [(row, theirs) for row, theirs in pairs if theirs is not None]
 
@@ -100,7 +100,7 @@ def _order(compared: Sequence[Pair], column: str) -> str:
     return f"{sum(ours * paper > 0 for ours, paper in signs)}/{len(signs)}" if signs else "-"
 
 
-def _ours(row: Row, column: str, table: PaperTable) -> tuple[float, float, float]:
+def _ours(row: Summary, column: str, table: PaperTable) -> tuple[float, float, float]:
     """Mean, low and high in the paper's units."""
     score, factor = row.scores[column], 100.0 if table.per_cent(column) else 1.0
     return factor * score.mean, factor * score.low, factor * score.high

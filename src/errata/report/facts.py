@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from errata.record.cell import UNEDITED
 from errata.record.tables import SCORE_COLUMNS
 from errata.report.frontier import by_section
-from errata.report.material import Material, Trial
-from errata.report.summary import Row, named_apart, section_title
+from errata.report.material import Material, ModelState
+from errata.report.summary import Summary, named_apart, section_title
 
 AGREES: Mapping[str, tuple[str, ...]] = {
     "prompt": ("efficacy_accuracy", "efficacy_success"),
@@ -26,7 +25,7 @@ def holds(said: str, wanted: str) -> bool:
     return bool(wanted) and said.strip().casefold().startswith(wanted.strip().casefold())
 
 
-def fact_data(material: Material, shown: Sequence[Row] = ()) -> dict[str, Any]:
+def fact_data(material: Material, shown: Sequence[Summary] = ()) -> dict[str, Any]:
     """What the page's script makes the table of.
 
     groups    one per section of the runs: its facts [seed, prompt, wanted, before], its views
@@ -42,14 +41,6 @@ def fact_data(material: Material, shown: Sequence[Row] = ()) -> dict[str, Any]:
     return {"scores": scores, "groups": groups, "verdicts": ["missed", "in part", "held"]}
 
 
-def embedded(data: Any) -> str:
-    """JSON that can stand inside a script element: no `<`, `>` or `&` in it."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    for sign in "<>&\u2028\u2029":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return text
-
-
 def verdict(values: Mapping[str, float | None]) -> int | None:
     """Missed: the edited prompt does not hold. In part: a paraphrase does not."""
     prompt, wordings = (next((values[n] for n in AGREES[kind] if values.get(n) is not None), None) for kind in AGREES)
@@ -60,36 +51,38 @@ def verdict(values: Mapping[str, float | None]) -> int | None:
     return IN_PART if wordings is not None and wordings < 1 else HELD
 
 
-def _group(rows: Sequence[Row], material: Material) -> dict[str, Any]:
+def _group(rows: Sequence[Summary], material: Material) -> dict[str, Any]:
     edited = [row for row in rows if row.method != UNEDITED]
     facts: list[list[Any]] = []
     places: dict[int, range] = {}
-    for trial in [trial for row in edited for trial in material.of(row)]:
-        seed, size = trial.record.seed, len(trial.cases)
+    for state in [state for row in edited for state in material.of(row)]:
+        seed, size = state.record.seed, len(state.facts)
         if seed not in places:
             places[seed] = range(len(facts), len(facts) + size)
-            facts += [[seed, case.prompt, case.wanted, case.before] for case in trial.cases]
-        for place, case in zip(places[seed], trial.cases, strict=False):
-            if case.wanted and not facts[place][2]:
-                facts[place] = [seed, case.prompt, case.wanted, case.before]
+            facts += [[seed, fact.prompt, fact.wanted, fact.before] for fact in state.facts]
+        for place, fact in zip(places[seed], state.facts, strict=False):
+            if fact.wanted and not facts[place][2]:
+                facts[place] = [seed, fact.prompt, fact.wanted, fact.before]
     views = [_view(row, rows, material.of(row), places, len(facts)) for row in edited]
     views = [view for view in views if view["values"]]
     return {"name": section_title(rows), "seeds": len(places), "facts": facts, "views": views}
 
 
 def _view(
-    row: Row, rows: Sequence[Row], trials: Sequence[Trial], places: Mapping[int, range], size: int
+    row: Summary, rows: Sequence[Summary], states: Sequence[ModelState], places: Mapping[int, range], size: int
 ) -> dict[str, Any]:
+    shown = {key for key, _, _ in SCORE_COLUMNS}
     values: dict[str, list[float | None]] = {}
     said: list[str | None] = [None] * size
-    for trial in trials:
-        for score in trial.scores:
-            if any(score["name"] == key for key, _, _ in SCORE_COLUMNS) and score["per_case"]:
+    for state in states:
+        mine = places[state.record.seed]
+        for score in state.scores:
+            if score["name"] in shown and score["per_case"]:
                 column = values.setdefault(score["name"], [None] * size)
-                for place, value in zip(places[trial.record.seed], score["per_case"], strict=False):
+                for place, value in zip(mine, score["per_case"], strict=False):
                     column[place] = None if value is None else round(value, 4)
-        for place, case in zip(places[trial.record.seed], trial.cases, strict=False):
-            said[place] = (case.said or {}).get(row.method)
+        for place, fact in zip(mine, state.facts, strict=False):
+            said[place] = (fact.said or {}).get(row.method)
     verdicts = [verdict({name: column[i] for name, column in values.items()}) for i in range(size)]
-    heard = said if any(text is not None for text in said) else None
-    return {"name": named_apart(row, rows), "verdict": verdicts, "said": heard, "values": values}
+    known = said if any(text is not None for text in said) else None
+    return {"name": named_apart(row, rows), "verdict": verdicts, "said": known, "values": values}

@@ -10,7 +10,7 @@ from typing import Any
 
 from errata.record.cell import UNEDITED
 from errata.record.tables import SCORE_COLUMNS, Table
-from errata.report.summary import Row, between, section_title, varied
+from errata.report.summary import Summary, between, section_title, varied
 
 KL = "specificity_kl"
 COMPARED = ("generalisation_accuracy", "generalisation_success", "novel_accuracy", "efficacy_accuracy")
@@ -98,21 +98,21 @@ def levels(low: float, high: float, count: int = LEVELS) -> list[float]:
     return [low * (high / low) ** (i / (count - 1)) for i in range(count)]
 
 
-def curves(rows: Sequence[Row], score: str) -> list[Curve]:
+def curves(rows: Sequence[Summary], score: str) -> list[Curve]:
     """A curve per method along its first swept setting; a further swept setting makes further curves."""
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[Summary]] = {}
     for row in rows:
         if row.method != UNEDITED and score in row.scores and KL in row.scores:
             groups.setdefault(_curve_name(row, rows), []).append(row)
     return [_curve(name, mine, score) for name, mine in groups.items()]
 
 
-def along(method: str, rows: Sequence[Row]) -> str | None:
+def along(method: str, rows: Sequence[Summary]) -> str | None:
     """The setting a method's curve runs along: the first swept one it has."""
     return next(iter(varied([row for row in rows if row.method == method])), None)
 
 
-def frontiers(rows: Sequence[Row], scores: Sequence[str] = COMPARED) -> dict[str, Table]:
+def frontiers(rows: Sequence[Summary], scores: Sequence[str] = COMPARED) -> dict[str, Table]:
     """Matched scores per section and compared score, then the points themselves; empty if nothing was swept."""
     found: dict[str, Table] = {}
     for mine in by_section(rows):
@@ -126,7 +126,7 @@ def frontiers(rows: Sequence[Row], scores: Sequence[str] = COMPARED) -> dict[str
     return found
 
 
-def by_section(rows: Sequence[Row]) -> Iterator[list[Row]]:
+def by_section(rows: Sequence[Summary]) -> Iterator[list[Summary]]:
     for section in dict.fromkeys(row.section for row in rows):
         yield [row for row in rows if row.section == section]
 
@@ -153,7 +153,7 @@ def matched(drawn: Sequence[Curve]) -> Table:
     return Table(["", *(f"D_KL {kl:.3g}" for kl in asked), "area", "mean"], texts, best)
 
 
-def points(rows: Sequence[Row]) -> Table:
+def points(rows: Sequence[Summary]) -> Table:
     """The curves' points, in the order they lie along D_KL."""
     names = [name for name in COMPARED if any(name in row.scores for row in rows)]
     lines = []
@@ -169,7 +169,7 @@ def title(score: str) -> str:
     return next((name for key, name, _ in SCORE_COLUMNS if key == score), score)
 
 
-def _curve(name: str, rows: Sequence[Row], score: str) -> Curve:
+def _curve(name: str, rows: Sequence[Summary], score: str) -> Curve:
     by_seed: dict[int, list[tuple[float, float]]] = {}
     for row in rows:
         for seed, cell in row.by_seed.items():
@@ -178,7 +178,7 @@ def _curve(name: str, rows: Sequence[Row], score: str) -> Curve:
     return Curve.of(name, [(row.scores[KL].mean, row.scores[score].mean) for row in rows], seeds)
 
 
-def _curve_name(row: Row, rows: Sequence[Row]) -> str:
+def _curve_name(row: Summary, rows: Sequence[Summary]) -> str:
     mine = [other for other in rows if other.method == row.method]
     others = varied(mine)[1:]
     return row.named(others)
@@ -189,7 +189,7 @@ def _between(curve: Curve, kl: float) -> str:
     return f" ({between(min(found), max(found))})" if 1 < len(found) == len(curve.seeds) else ""
 
 
-def record(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def record(rows: Sequence[Summary]) -> list[dict[str, Any]]:
     """Every curve as plain numbers, for a figure made elsewhere."""
     return [
         {

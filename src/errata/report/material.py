@@ -5,16 +5,20 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from errata.errors import ErrataError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
+
+from errata.errors import BadRecord, ErrataError
 from errata.paper import PaperTable, paper_tables
-from errata.record.cell import UNEDITED, CellRecord, Measured
+from errata.record.cell import UNEDITED, CellRecord, measured
+from errata.record.reading import read_json, shortened
 from errata.record.run import RECORD, Run
-from errata.report.study import FIGURES, Study, studies_in
-from errata.report.summary import Row, over_seeds
+from errata.record.study import StudyRecord
+from errata.report.summary import Summary, over_seeds
 
 FAILED = "failed.json"
 _WANTED = "folders of runs, of `errata bench` or `errata study`, or a file that `errata evaluate -o` wrote"
@@ -25,7 +29,7 @@ class NothingToReport(ErrataError):
 
 
 @dataclass(frozen=True)
-class Case:
+class RecordedFact:
     """A fact as far as its record tells it. `said`: what the model continued the prompt with, by method."""
 
     prompt: str
@@ -35,85 +39,108 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Trial:
+class ModelState:
     """One state of a model that was examined: its scores with all their cases, and how it came about."""
 
     record: CellRecord
     scores: Sequence[Mapping[str, Any]]
     ledger: Mapping[str, Any]
-    cases: Sequence[Case]
+    facts: Sequence[RecordedFact]
     run: Run
 
     @property
     def key(self) -> tuple[Any, ...]:
+        """What no two states of a report have in common."""
         r = self.record
         return r.model, r.dataset, r.edits, r.method, r.settings, r.seed
 
 
-@dataclass(frozen=True)
+@dataclass
 class Material:
-    """Trials of all runs, one per method, setting and seed; runs by folder; what failed; studies.
+    """States of models from all runs, one per method, setting and seed; runs by folder; what failed; studies.
 
-    `beside`: a published table, and the rows of the bench that was printed beside it.
+    `compared`: a published table, and the rows of the bench that was printed beside it.
     """
 
-    trials: Sequence[Trial]
-    runs: Mapping[Path, Run]
-    failures: Sequence[str]
-    studies: Sequence[Study]
-    beside: Sequence[tuple[PaperTable, Sequence[Row]]] = ()
+    states: Sequence[ModelState] = ()
+    runs: dict[Path, Run] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+    studies: list[StudyRecord] = field(default_factory=list)
+    compared: list[tuple[PaperTable, Sequence[Summary]]] = field(default_factory=list)
 
-    def rows(self) -> list[Row]:
-        """Trials that differ only in their seed as one row; the unedited first, methods as they were run, settings
+    def rows(self) -> list[Summary]:
+        """States that differ only in their seed as one row; the unedited first, methods as they were run, settings
         ascending."""
-        rows = over_seeds(trial.record for trial in self.trials)
+        rows = over_seeds(state.record for state in self.states)
         methods = list(dict.fromkeys(row.method for row in rows))
         return sorted(rows, key=lambda row: (methods.index(row.method), [_rank(value) for _, value in row.settings]))
 
-    def of(self, row: Row) -> list[Trial]:
-        """The trials of a row, by seed."""
-        found = {trial.key: trial for trial in self.trials}
+    def of(self, row: Summary) -> list[ModelState]:
+        """The states of a row, by seed."""
+        states = {state.key: state for state in self.states}
         start = (row.model, row.dataset, row.edits, row.method, row.settings)
-        return [found[*start, seed] for seed in row.seeds]
+        return [states[*start, seed] for seed in row.seeds]
 
 
 def read_material(folders: Sequence[Path]) -> Material:
     """Run folders, bench folders with cells in them, study records in either, and records as files of any name.
 
-    Raises NothingToReport.
+    What is damaged is left out and named among the failures. Raises NothingToReport if nothing can be read.
     """
-    runs: dict[Path, Run] = {}
-    failures: list[str] = []
-    studies: list[Study] = []
-    beside: list[tuple[PaperTable, Sequence[Row]]] = []
+    material = Material()
     for folder in folders:
-        if not folder.exists():
-            raise NothingToReport(f"{folder} is not there. Give {_WANTED}.")
-        inner = (
-            sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")) if folder.is_dir() else []
-        )
-        here: list[Run] = []
-        for place in [folder, *inner]:
-            record = place if place.is_file() else place / RECORD
-            if record.is_file():
-                try:
-                    runs[place] = _read(record)
-                    here.append(runs[place])
-                except (ValueError, TypeError, AttributeError) as error:
-                    failures.append(f"{place.name}: its record could not be read ({error})")
-            elif (place / FAILED).is_file():
-                failures.append(_failure(place / FAILED))
-            studies += studies_in(place)
-        if table := _paper_table(folder / "paper.csv"):
-            cells = [run for run in sorted(here, key=lambda run: run.started) if "cell" in run.settings]
-            beside.append((table, over_seeds(map(CellRecord.of, cells))))
-    if not runs and not studies:
-        told = f" {len(failures)} failed: {'; '.join(failures)}." if failures else ""
+        try:
+            _read_folder(folder, material)
+        except OSError as error:
+            raise NothingToReport(f"{folder} could not be read: {error.strerror}") from error
+    if not material.runs and not material.studies:
+        count = len(material.failures)
+        failed = f" {count} failed: {shortened('; '.join(material.failures))}." if count else ""
         where = ", ".join(map(str, folders))
-        raise NothingToReport(f"no finished run in {where} (no {RECORD}, no study).{told} Give {_WANTED}.")
-    known = list(FIGURES)
-    studies.sort(key=lambda study: known.index(study.what) if study.what in known else len(known))
-    return Material(_trials(runs), runs, failures, studies, beside)
+        raise NothingToReport(f"no finished run in {where} (no {RECORD}, no study).{failed} Give {_WANTED}.")
+    material.states = _states(material.runs)
+    return material
+
+
+def _read_folder(folder: Path, material: Material) -> None:
+    """Everything in a folder and the folders in it, or one record in a file. Raises OSError, NothingToReport."""
+    if not folder.exists():
+        raise NothingToReport(f"{folder} is not there. Give {_WANTED}.")
+    if folder.is_file():
+        _read_run(folder, folder, material)
+        return
+    inner = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    for place in [folder, *inner]:
+        if (place / RECORD).exists():
+            _read_run(place / RECORD, place, material)
+        elif (place / FAILED).exists():
+            material.failures.append(f"{place.name}: {_failure(place / FAILED)}")
+        _read_studies(place, material)
+    if table := _paper_table(folder / "paper.csv"):
+        cells = [material.runs[place] for place in inner if place in material.runs]
+        cells = sorted((run for run in cells if "cell" in run.settings), key=lambda run: run.started)
+        material.compared.append((table, over_seeds(map(CellRecord.of, cells))))
+
+
+def _read_run(path: Path, place: Path, material: Material) -> None:
+    try:
+        material.runs[place], left_out = Run.read(path)
+    except BadRecord as error:
+        material.failures.append(f"{place.name}: its record could not be read ({error})")
+    else:
+        material.failures += [f"{place.name}: a part was left out ({text})" for text in left_out]
+
+
+def _read_studies(folder: Path, material: Material) -> None:
+    """Every JSON file in the folder that says it is a study, by its `kind`."""
+    for path in sorted(folder.glob("*.json")):
+        if path.name not in (RECORD, FAILED):
+            try:
+                study = StudyRecord.of(read_json(path), path)
+            except BadRecord as error:
+                material.failures.append(f"{folder.name}: {error}")
+            else:
+                material.studies += [study] if study else []
 
 
 def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -125,65 +152,55 @@ def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def _read(path: Path) -> Run:
-    known = {field.name for field in fields(Run)}
-    run = Run(**{k: v for k, v in json.loads(path.read_text(encoding="utf-8")).items() if k in known})
-    if not run.scores:
-        raise ValueError("it holds no scores")
-    return run
-
-
 def _paper_table(path: Path) -> PaperTable | None:
     """The table that a bench's scores were printed beside, if its folder has such a comparison."""
-    if not path.is_file():
+    try:
+        with path.open(encoding="utf-8", newline="") as lines:
+            first: Mapping[str, str] = next(csv.DictReader(lines), {})
+    except (OSError, UnicodeDecodeError, csv.Error):
         return None
-    with path.open(encoding="utf-8", newline="") as lines:
-        first: Mapping[str, str] = next(csv.DictReader(lines), {})
     return paper_tables().get(first.get("table", ""))
 
 
 def _failure(path: Path) -> str:
+    """Why a cell failed, as it was kept."""
     try:
-        row = json.loads(path.read_text(encoding="utf-8"))
-        return f"{path.parent.name}: {row['error']}"
-    except (ValueError, KeyError, TypeError):
-        return path.parent.name
+        row = read_json(path)
+    except BadRecord as error:
+        return f"it failed ({error})"
+    return shortened(row["error"]) if isinstance(row, dict) and "error" in row else "it failed"
 
 
-def _trials(runs: Mapping[Path, Run]) -> list[Trial]:
-    alone = {folder: run for folder, run in runs.items() if "cell" not in run.settings}
-    found: dict[tuple[Any, ...], Trial] = {}
-    in_order = sorted(runs.items(), key=lambda item: item[1].started)
-    for trial in [t for f, run in in_order for t in _of_run(f, run, _told_apart(run, alone.values()))]:
-        found[trial.key] = trial
-    return [_with_before(trial, found) for trial in found.values()]
+def _states(runs: Mapping[Path, Run]) -> list[ModelState]:
+    alone = [run for run in runs.values() if "cell" not in run.settings]
+    states: dict[tuple[Any, ...], ModelState] = {}
+    for folder, run in sorted(runs.items(), key=lambda item: item[1].started):
+        for state in _of_run(folder, run, _apart(run, alone)):
+            states[state.key] = state
+    return [_with_before(state, states.values()) for state in states.values()]
 
 
-def _of_run(folder: Path, run: Run, apart: tuple[tuple[str, Any], ...]) -> Iterator[Trial]:
-    """The one trial of a cell; of a run without one, a trial per model state it scored."""
+def _of_run(folder: Path, run: Run, apart: tuple[tuple[str, Any], ...]) -> Iterator[ModelState]:
+    """The one state of a cell; of a run without one, each model state it scored."""
+    facts = _facts(folder, run)
     if "cell" in run.settings:
         record = CellRecord.of(run)
-        yield Trial(record, run.scores[record.method], run.ledgers.get(record.method, {}), _cases(folder, run), run)
+        yield ModelState(record, run.scores[record.method], run.ledgers.get(record.method, {}), facts, run)
         return
-    cases = _cases(folder, run)
     for method, scores in run.scores.items():
         ledger = run.ledgers.get(method, {})
-        measured = {
-            row["name"]: Measured(row["value"], row["interval"][0], row["interval"][1], row["higher_is_better"])
-            for row in scores
-        }
         record = CellRecord(
-            model=str(run.settings.get("model") or run.settings.get("recipe", {}).get("name") or ""),
-            dataset=str(run.settings.get("dataset") or ""),
+            model=run.settings.get("model") or str(run.settings.get("recipe", {}).get("name", "")),
+            dataset=run.settings.get("dataset") or "",
             method=method,
             edits=run.settings.get("facts") or max((len(row["per_case"]) for row in scores), default=0),
             seed=run.settings.get("seed") or 0,
             settings=() if method == UNEDITED else apart,
-            scores=measured,
+            scores=measured(scores),
             seconds=ledger.get("seconds", {}),
             memory=run.memory if method != UNEDITED else {},
         )
-        yield Trial(record, scores, ledger, cases, run)
+        yield ModelState(record, scores, ledger, facts, run)
 
 
 def _rank(value: Any) -> tuple[bool, float, str]:
@@ -192,7 +209,7 @@ def _rank(value: Any) -> tuple[bool, float, str]:
     return not number, float(value) if number else 0.0, str(value)
 
 
-def _told_apart(run: Run, alone: Iterable[Run]) -> tuple[tuple[str, Any], ...]:
+def _apart(run: Run, alone: Iterable[Run]) -> tuple[tuple[str, Any], ...]:
     """The recipe's settings in which runs without a cell differ from each other."""
     recipes = [dict(flat(other.settings.get("recipe", {}))) for other in alone]
     mine = dict(flat(run.settings.get("recipe", {})))
@@ -200,40 +217,49 @@ def _told_apart(run: Run, alone: Iterable[Run]) -> tuple[tuple[str, Any], ...]:
     return tuple((path, json.dumps(v) if isinstance(v, list | dict) else v) for path, v in own.items())
 
 
-def _cases(folder: Path, run: Run) -> list[Case]:
+def _facts(folder: Path, run: Run) -> list[RecordedFact]:
     """From the record's answers, else from a saved edit's facts, else from the record's ids; in the scores' order."""
     count = max((len(row["per_case"]) for rows in run.scores.values() for row in rows), default=0)
     known = {"id", "prompt", "subject", "to say", "before", "undone"}
-    ids = [str(name) for name in run.settings.get("records", [])]
-    cases = [Case(name) for name in ids or map(str, range(1, count + 1))]
-    for i, fact in enumerate(_saved_facts(folder)[: len(cases)]):
-        cases[i] = Case(str(fact["prompt"]).replace("{}", str(fact["subject"])), str(fact["target_new"]))
-    for i, row in enumerate(run.answers[: len(cases)]):
-        said = {name: str(text) for name, text in row.items() if name not in known}
-        cases[i] = Case(str(row.get("prompt", "")), str(row.get("to say", "")), str(row.get("before", "")), said)
-    return cases[:count] or cases
+    names = run.settings.get("records") or [str(i + 1) for i in range(count)]
+    facts = [RecordedFact(name) for name in names]
+    for i, fact in enumerate(_saved_facts(folder)[: len(facts)]):
+        facts[i] = RecordedFact(fact["prompt"].replace("{}", fact["subject"]), fact["target_new"])
+    for i, row in enumerate(run.answers[: len(facts)]):
+        said = {name: text for name, text in row.items() if name not in known}
+        facts[i] = RecordedFact(row.get("prompt", ""), row.get("to say", ""), row.get("before", ""), said)
+    return facts[:count] or facts
 
 
-def _saved_facts(folder: Path) -> list[dict[str, Any]]:
+@with_config(ConfigDict(extra="allow"))
+class _Fact(TypedDict):
+    prompt: Annotated[str, Field(max_length=10_000)]
+    subject: Annotated[str, Field(max_length=10_000)]
+    target_new: str
+
+
+_FACTS = TypeAdapter(list[_Fact])
+
+
+def _saved_facts(folder: Path) -> Sequence[_Fact]:
     for path in sorted(folder.glob("edits/*/manifest.json")):
         try:
-            rows = json.loads(path.read_text(encoding="utf-8")).get("facts", [])
-        except (OSError, ValueError, AttributeError):
+            row = read_json(path)
+            return _FACTS.validate_python(row["facts"] if isinstance(row, dict) else None)
+        except (BadRecord, KeyError, ValidationError):
             continue
-        if all({"prompt", "subject", "target_new"} <= set(row) for row in rows):
-            return rows
     return []
 
 
-def _with_before(trial: Trial, found: Mapping[tuple[Any, ...], Trial]) -> Trial:
+def _with_before(state: ModelState, states: Iterable[ModelState]) -> ModelState:
     """What the unedited model said, from its own cell on the same records where this one's does not hold it.
 
     That cell has another seed where seeds choose the contexts: the unedited model is scored once for all of them.
     """
-    section, records = trial.key[:3], trial.run.settings.get("records")
-    unedited = (t for t in found.values() if t.key[:4] == (*section, UNEDITED) and t.run is not trial.run)
-    first = next((t for t in unedited if records and t.run.settings.get("records") == records), None)
-    if first is None:
-        return trial
-    pairs = zip(trial.cases, first.cases, strict=True)
-    return replace(trial, cases=[mine if mine.before else replace(mine, before=was.before) for mine, was in pairs])
+    section, records = state.key[:3], state.run.settings.get("records")
+    unedited = (s for s in states if s.key[:4] == (*section, UNEDITED) and s.run is not state.run)
+    first = next((s for s in unedited if records and s.run.settings.get("records") == records), None)
+    if first is None or len(first.facts) != len(state.facts):
+        return state
+    pairs = zip(state.facts, first.facts, strict=True)
+    return replace(state, facts=[mine if mine.before else replace(mine, before=was.before) for mine, was in pairs])

@@ -6,97 +6,102 @@ from collections.abc import Sequence
 
 from errata.record.cell import UNEDITED
 from errata.record.tables import SCORE_COLUMNS, Table, skill_table
+from errata.report.blocks import FULL, Bar, Block, Entry, Heading, Note, SortedTable, folded, number
 from errata.report.comparison import comparison, comparison_note
 from errata.report.frontier import by_section
-from errata.report.markup import Cell, folded, grid_table, heading, note, number, strip, table, word
 from errata.report.material import Material
-from errata.report.summary import Row, cost_rows, named_apart, score_rows, section_title
+from errata.report.summary import Summary, cost_rows, named_apart, score_rows, section_title
 
 NOTE = (
     "Shares, except D_KL in nats. Below each mean: the lowest and highest seed, or for a single seed the 95\u00a0% "
-    "bootstrap interval over records. The best of the edited in each column is marked. A column's head sorts by it."
+    "bootstrap interval over records. The best mean of the edited in each column is marked; where ranges overlap this "
+    "is no ranking. A column's head sorts by it."
 )
 INSIDE = "the paper's figure is inside our range"
+EVERY = "Every score, with the protocol it was measured by"
+SHARED = "Anchors and statistics that methods share count where they were first made."
 
 
-def score_tables(material: Material) -> str:
+def score_blocks(material: Material) -> list[Block]:
     """A table per section, the unedited model first, and below it everything else that was measured."""
     sections = list(by_section(material.rows()))
-    parts = [note(NOTE)] if sections else []
+    blocks: list[Block] = [Note(NOTE)] if sections else []
     for rows in sections:
-        parts += [heading(section_title(rows), len(sections) > 1), _scores(rows)]
-        parts.append(folded("Every score, with the protocol it was measured by", _all_scores(rows, material)))
-    return "\n".join(parts)
+        blocks += [Heading(section_title(rows))] if len(sections) > 1 else []
+        blocks += [_scores(rows), *folded(EVERY, [_all_scores(rows, material)])]
+    return blocks
 
 
-def beside_paper(material: Material) -> str:
+def paper_blocks(material: Material) -> list[Block]:
     """Per bench that was printed beside a published table: our figures, below each the paper's and the difference."""
-    parts = []
-    for published, rows in material.beside:
-        for title, grid in comparison(rows, published).items():
-            parts.append(heading(title) + _beside(grid, title))
-        parts.append(
-            folded("What to know of the paper's figures", "".join(map(note, comparison_note(published, rows))))
-        )
-    return "".join(parts)
+    blocks: list[Block] = []
+    for published, rows in material.compared:
+        for title, table in comparison(rows, published).items():
+            blocks += [Heading(title), Note(f"Marked: {INSIDE}."), _with_paper(table, title)]
+        blocks += folded("What to know of the paper's figures", map(Note, comparison_note(published, rows)))
+    return blocks
 
 
-def _beside(grid: Table, title: str) -> str:
+def ability_blocks(material: Material) -> list[Block]:
+    """Per run that has it: general ability before and after."""
+    tables = {run.title: skill_table(run.ability) for run in material.runs.values() if run.ability}
+    blocks: list[Block] = []
+    for title, table in tables.items():
+        blocks += [*([Heading(title)] if len(tables) > 1 else []), SortedTable.of(table, title)]
+    return blocks
+
+
+def cost_blocks(material: Material) -> list[Block]:
+    """Seconds per stage and peak memory."""
+    table = cost_rows(material.rows())
+    kept = [i for i in range(len(table.columns)) if i == 0 or any(row[i] for row in table.rows)]
+    words = table.text_columns - sum(i not in kept for i in range(table.text_columns))
+    columns = ["method", *(table.columns[i] for i in kept[1:])]
+    shown = Table.plain(columns, [[row[i] for i in kept] for row in table.rows], words + 1)
+    return [Note(SHARED), SortedTable.of(shown, "Costs")] if len(table.columns) > 4 and table.rows else []
+
+
+def _with_paper(table: Table, title: str) -> SortedTable:
     """A comparison's lines, three of which are a row here; the last one, of the order of methods, stays one."""
-    *lines, order = grid.rows
+    *lines, order = table.rows
     rows = []
     for at in range(0, len(lines), 3):
-        told = zip(*lines[at : at + 3], grid.best[at + 2], strict=True)
-        _, _, *figures = (number(f"{ours} (paper {paper}, {gap})", near, "", INSIDE) for ours, paper, gap, near in told)
-        rows.append([word(lines[at][0]), *figures])
-    rows.append([word(order[1]), *map(number, order[2:])])
-    columns = [("method", True), *((column, False) for column in grid.columns[2:])]
-    return note(f"Marked: {INSIDE}.") + table(columns, rows, title)
+        figures = list(zip(*lines[at : at + 3], table.best[at + 2], strict=True))[2:]
+        shown = [number(f"{ours} (paper {paper}, {gap})", INSIDE if near else "") for ours, paper, gap, near in figures]
+        rows.append([Entry(lines[at][0], True), *shown])
+    rows.append([Entry(order[1], True), *map(number, order[2:])])
+    return SortedTable(title, [("method", True), *((column, False) for column in table.columns[2:])], rows)
 
 
-def abilities(material: Material) -> str:
-    """Per run that has it: general ability before and after."""
-    told = {run.title: skill_table(run.ability) for run in material.runs.values() if run.ability}
-    return "".join(heading(title, len(told) > 1) + grid_table(grid, title) for title, grid in told.items())
-
-
-def costs(material: Material) -> str:
-    """Seconds per stage and peak memory."""
-    grid = cost_rows(material.rows())
-    kept = [i for i in range(len(grid.columns)) if i == 0 or any(row[i] for row in grid.rows)]
-    words = grid.text_columns - sum(i not in kept for i in range(grid.text_columns))
-    columns = ["method", *(grid.columns[i] for i in kept[1:])]
-    shown = Table.plain(columns, [[row[i] for i in kept] for row in grid.rows], words + 1)
-    words_below = "Anchors and statistics that methods share count where they were first made."
-    return note(words_below) + grid_table(shown, "Costs") if len(grid.columns) > 4 and grid.rows else ""
-
-
-def _scores(rows: Sequence[Row]) -> str:
-    grid = score_rows(rows, "beside")
-    keys = {title: key for key, title, _ in SCORE_COLUMNS}
-    tops = {
-        key: 1.0 if unit_is_share(key) else max(row.scores[key].high for row in rows if key in row.scores) or 1.0
-        for key in keys.values()
-        if any(key in row.scores for row in rows)
-    }
+def _scores(rows: Sequence[Summary]) -> SortedTable:
+    table = score_rows(rows, "beside")
     alone = all(len(row.seeds) == 1 for row in rows)
-    kept = [i for i, title in enumerate(grid.columns) if not (alone and title == "seeds")]
+    kept = [i for i, title in enumerate(table.columns) if i and not (alone and title == "seeds")]
+    bars = _bars(rows)
     lines = []
-    for row, texts, best in zip(rows, grid.rows, grid.best, strict=True):
-        cells = [word(texts[0])]
-        for i in kept[1:]:
-            score = row.scores.get(keys.get(grid.columns[i], ""))
-            under = strip(score.mean, score.low, score.high, tops[keys[grid.columns[i]]]) if score else ""
-            cells.append(number(texts[i], best[i], under))
-        lines.append(cells)
-    return table([(grid.columns[i] or "method", i == 0) for i in kept], lines, f"Scores, {section_title(rows)}")
+    for at, (texts, best) in enumerate(zip(table.rows, table.best, strict=True)):
+        numbers = [number(texts[i], "best" if best[i] else "", bars.get((at, table.columns[i]))) for i in kept]
+        lines.append([Entry(texts[0], True), *numbers])
+    columns = [("method", True), *((table.columns[i], False) for i in kept)]
+    return SortedTable(f"Scores, {section_title(rows)}", columns, lines)
 
 
-def unit_is_share(key: str) -> bool:
+def _bars(rows: Sequence[Summary]) -> dict[tuple[int, str], Bar]:
+    """Number of the row, title of the column -> bar: of shares from 0 to 1, of others to the column's highest."""
+    bars = {}
+    for key, title, _ in SCORE_COLUMNS:
+        scores = {i: row.scores[key] for i, row in enumerate(rows) if key in row.scores}
+        top = FULL if _is_share(key) else max((score.high for score in scores.values()), default=FULL)
+        for i, score in scores.items():
+            bars[i, title] = Bar.of(score.mean, score.low, score.high, top if top > 0 else FULL)
+    return bars
+
+
+def _is_share(key: str) -> bool:
     return not key.endswith(("_kl", "_js", "_entropy"))
 
 
-def _all_scores(rows: Sequence[Row], material: Material) -> str:
+def _all_scores(rows: Sequence[Summary], material: Material) -> SortedTable:
     about: dict[str, tuple[str, str]] = {}
     for row in rows:
         for score in material.of(row)[0].scores:
@@ -104,15 +109,7 @@ def _all_scores(rows: Sequence[Row], material: Material) -> str:
     columns = [("score", True), ("protocol", True), ("unit", True)]
     columns += [(named_apart(row, rows) if row.method != UNEDITED else UNEDITED, False) for row in rows]
     lines = []
-    for name, (protocol, unit) in about.items():
-        shown = [number(row.scores[name].told("beside")) if name in row.scores else Cell("-") for row in rows]
-        lines.append([word(name), word(protocol), word(unit), *shown])
-    return table(columns, lines, "Every score") if lines else ""
-
-
-def settings_table(cells: Sequence[tuple[str, dict[str, str]]]) -> Table:
-    """Row per run, a column per setting in which they differ."""
-    paths = list(dict.fromkeys(path for _, mine in cells for path in mine))
-    return Table.plain(
-        ["run", *paths], [[name, *(mine.get(p, "") for p in paths)] for name, mine in cells], 1 + len(paths)
-    )
+    for name, words in about.items():
+        shown = [number(row.scores[name].told("beside")) if name in row.scores else Entry("-") for row in rows]
+        lines.append([*(Entry(text, True) for text in (name, *words)), *shown])
+    return SortedTable("Every score", columns, lines)

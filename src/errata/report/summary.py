@@ -47,7 +47,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Row:
+class Summary:
     """Cells that differ in their seed only."""
 
     model: str
@@ -76,7 +76,7 @@ class Row:
         return max(cell.memory.get(kind, 0.0) for cell in self.by_seed.values())
 
 
-def over_seeds(records: Iterable[CellRecord]) -> list[Row]:
+def over_seeds(records: Iterable[CellRecord]) -> list[Summary]:
     """One row for the cells that differ only in their seed, in the order they come; unedited first in a section."""
     groups: dict[tuple[Any, ...], list[CellRecord]] = {}
     for r in records:
@@ -86,11 +86,11 @@ def over_seeds(records: Iterable[CellRecord]) -> list[Row]:
         names = [name for name in cells[0].scores if all(name in cell.scores for cell in cells)]
         scores = {name: Spread.of([cell.scores[name] for cell in cells]) for name in names}
         by_seed = {cell.seed: cell for cell in cells}
-        rows.append(Row(model, dataset, edits, method, settings, tuple(by_seed), scores, by_seed))
+        rows.append(Summary(model, dataset, edits, method, settings, tuple(by_seed), scores, by_seed))
     return sorted(rows, key=lambda row: row.method != UNEDITED)
 
 
-def sections(rows: Sequence[Row], show: Show = "beside") -> dict[str, Table]:
+def sections(rows: Sequence[Summary], show: Show = "beside") -> dict[str, Table]:
     """A grid per model, dataset and number of edits, by title; below it one of `DETAIL_COLUMNS`, if there are any."""
     kinds = list(dict.fromkeys(row.section for row in sorted(rows, key=lambda r: (r.model, r.dataset, r.edits))))
     found = {}
@@ -102,7 +102,7 @@ def sections(rows: Sequence[Row], show: Show = "beside") -> dict[str, Table]:
     return found
 
 
-def section_title(rows: Sequence[Row]) -> str:
+def section_title(rows: Sequence[Summary]) -> str:
     """What the rows of a section have in common."""
     model, dataset, edits = rows[0].section
     edited = [row for row in rows if row.method != UNEDITED]
@@ -111,7 +111,7 @@ def section_title(rows: Sequence[Row]) -> str:
     return ", ".join(filter(None, [Path(model).name, Path(dataset).name, f"{edits} edits", *fixed]))
 
 
-def score_rows(rows: Sequence[Row], show: Show, columns: Sequence[Column] = SCORE_COLUMNS) -> Table:
+def score_rows(rows: Sequence[Summary], show: Show, columns: Sequence[Column] = SCORE_COLUMNS) -> Table:
     """These scores over rows of one section, a column per swept setting; the best edited ones are marked."""
     edited = [row for row in rows if row.method != UNEDITED]
     swept = differing(edited)
@@ -135,7 +135,7 @@ def score_rows(rows: Sequence[Row], show: Show, columns: Sequence[Column] = SCOR
     return Table(["", *heads, "seeds", *(title for _, title, _ in present)], cells, best, 1)
 
 
-def cost_rows(rows: Sequence[Row]) -> Table:
+def cost_rows(rows: Sequence[Summary]) -> Table:
     """Seconds per stage (means over seeds) and peak memory of every edited row."""
     edited = [row for row in rows if row.method != UNEDITED]
     stages, kinds = _measured(edited)
@@ -149,7 +149,7 @@ def cost_rows(rows: Sequence[Row]) -> Table:
     return Table.plain(columns, lines, 3)
 
 
-def _measured(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
+def _measured(rows: Sequence[Summary]) -> tuple[list[str], list[str]]:
     """Stages that took time, the total last, and kinds of memory."""
     cells = [cell for row in rows for cell in row.by_seed.values()]
     stages = dict.fromkeys(stage for cell in cells for stage in cell.seconds)
@@ -157,7 +157,7 @@ def _measured(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
     return sorted(stages, key=lambda stage: stage == "total"), list(kinds)
 
 
-def value_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def value_rows(rows: Sequence[Summary]) -> list[dict[str, Any]]:
     """Flat rows for a data frame: settings by path, of every score mean, low, high, deviation; seconds and MiB."""
     paths = list(dict.fromkeys(path for row in rows for path, _ in row.settings))
     names = list(dict.fromkeys(name for row in rows for name in row.scores))
@@ -177,7 +177,7 @@ def value_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return found
 
 
-def varied(rows: Sequence[Row]) -> list[str]:
+def varied(rows: Sequence[Summary]) -> list[str]:
     """Paths that take more than one value among the rows."""
     values: dict[str, set[Any]] = {}
     for row in rows:
@@ -186,12 +186,12 @@ def varied(rows: Sequence[Row]) -> list[str]:
     return [path for path, found in values.items() if len(found) > 1]
 
 
-def named_apart(row: Row, rows: Sequence[Row]) -> str:
+def named_apart(row: Summary, rows: Sequence[Summary]) -> str:
     """The method, with those of its settings that vary among the method's rows."""
     return row.named(varied([other for other in rows if other.method == row.method]))
 
 
-def differing(rows: Sequence[Row]) -> list[str]:
+def differing(rows: Sequence[Summary]) -> list[str]:
     """Paths that not all rows have, or not with one value."""
     paths = dict.fromkeys(path for row in rows for path, _ in row.settings)
     return [path for path in paths if len({dict(row.settings).get(path, ...) for row in rows}) > 1]

@@ -1,4 +1,4 @@
-"""Studies: why one method beats another. Each reads a model, changes nothing, and returns data, tables and a figure."""
+"""Studies: why one method beats another. Each reads a model, changes nothing, and returns data, tables and charts."""
 
 from __future__ import annotations
 

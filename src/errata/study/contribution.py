@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 
 from errata.delta import WeightDelta
 from errata.evaluate.recall import Recall
+from errata.record.chart import Axis, Chart, Line, Point
 from errata.record.tables import Table
-from errata.study.finding import Finding, PerFact
+from errata.study.finding import Finding, PerFact, line
 from errata.study.trial import Trial
 from errata.targets import Step, TargetConstruction
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,6 @@ class Contribution(Finding):
 
     name: ClassVar[str] = "contribution"
     title: ClassVar[str] = "Contribution of each layer (BLUE's analysis)"
-    size: ClassVar[tuple[float, float]] = (10.0, 4.0)
 
     @property
     def note(self) -> str:
@@ -113,20 +110,23 @@ class Contribution(Finding):
             ),
         }
 
-    def draw(self, figure: Figure) -> None:
-        left, right = figure.subplots(1, 2)
-        layers = [la.layer for la in self.layers]
-        for i, (kind, text) in enumerate(KINDS.items()):
-            means = [getattr(la, kind).probability.mean for la in self.layers]
-            left.bar([layer + 0.27 * (i - 1) for layer in layers], means, 0.25, label=text)
-        left.axhline(self.unedited.probability.mean, color="k", lw=0.7, ls=":", label="unedited")
-        left.plot(layers, [la.after.probability.mean for la in self.layers], "k.-", label="in turn, own residuals")
-        left.set(xlabel="layer edited alone", ylabel="P(new)", xticks=layers, ylim=(0, 1.45))
-        left.legend(fontsize=7, loc="upper center", ncols=2)
-        right.plot(layers, [la.evaluations for la in self.layers], "o-", label="on the unedited model")
-        right.plot(layers, [la.evaluations_after for la in self.layers], "s-", label="after the layers before it")
-        right.set(xlabel="layer", ylabel="evaluations of the loss", xticks=layers, ylim=(0, self.most + 1))
-        right.legend(fontsize=7)
+    def charts(self) -> list[Chart]:
+        layers = Axis.of_layers("layer", [la.layer for la in self.layers])
+        alone = [
+            line(f"alone: {text}", [(la.layer, getattr(la, kind).probability) for la in self.layers])
+            for kind, text in KINDS.items()
+        ]
+        turns = line("in turn, own residuals", [(la.layer, la.after.probability) for la in self.layers])
+        before = line("unedited", [(la.layer, self.unedited.probability) for la in self.layers])
+        lines = [*alone, turns, replace(before, reference=True)]
+        steps = [
+            Line("on the unedited model", [Point(la.layer, la.evaluations) for la in self.layers]),
+            Line("after the layers before it", [Point(la.layer, la.evaluations_after) for la in self.layers]),
+        ]
+        return [
+            Chart("P(new answer) after editing each layer", layers, Axis("P(new)", low=0.0), lines),
+            Chart("Evaluations of the loss that an anchor takes", layers, Axis("evaluations", low=0.0), steps),
+        ]
 
 
 def contribution(trial: Trial) -> Contribution:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from errata.paper import paper_curves
+from errata.record.chart import Axis, Chart
 from errata.record.tables import Table
-from errata.study.finding import Finding, PerFact, cosine, norm
+from errata.study.finding import Finding, PerFact, cosine, line, norm, reference
 from errata.study.trajectory import trajectory
 from errata.study.trial import Trial
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-_CURVES = (("achieved", "cos(a, b)", "o-"), ("intended", "cos(R, b)", "s:"), ("solved", "cos(R, a)", "^--"))
+CURVES = (("achieved", "cos(a, b)"), ("intended", "cos(R, b)"), ("solved", "cos(R, a)"))
 
 
 @dataclass(frozen=True)
@@ -79,21 +77,16 @@ class Cosines(Finding):
         paper = paper_curves(self.name)
         return method in paper.methods and len(self.methods[method]) == len(paper.layers)
 
-    def draw(self, figure: Figure) -> None:
-        axes, paper = figure.subplots(1, len(self.methods), squeeze=False, sharey=True)[0], paper_curves(self.name)
-        for axis, (method, steps) in zip(axes, self.methods.items(), strict=True):
+    def charts(self) -> list[Chart]:
+        charts, paper = [], paper_curves(self.name)
+        for method, steps in self.methods.items():
             layers = [step.layer for step in steps]
-            for key, label, style in _CURVES:
-                found = [getattr(step, key) for step in steps]
-                axis.plot(layers, [f.mean for f in found], style, ms=4, label=label)
-                axis.fill_between(
-                    layers, [f.quantile(0.1) for f in found], [f.quantile(0.9) for f in found], alpha=0.15
-                )
+            lines = [line(label, [(step.layer, getattr(step, key)) for step in steps], True) for key, label in CURVES]
             if self._beside_paper(method):
-                axis.plot(layers, paper.methods[method], "k--", lw=1, label=f"cos(a, b), {paper.window}")
-            axis.set(xlabel="edited layer", ylabel="cosine", title=method, xticks=layers)
-            axis.grid(alpha=0.3)
-        axes[0].legend(fontsize=8)
+                lines.append(reference(f"cos(a, b), {paper.window}", layers, paper.methods[method]))
+            axis = Axis.of_layers("edited layer", layers)
+            charts.append(Chart(f"Cosines of shifts, {method}: mean, 10-90 % of facts", axis, Axis("cosine"), lines))
+        return charts
 
 
 def cosines(trial: Trial, methods: Sequence[str] = ("memit",)) -> Cosines:

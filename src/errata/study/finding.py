@@ -1,20 +1,18 @@
-"""Finding: what a study came to. Numbers fact by fact, tables and a figure."""
+"""Finding: what a study came to. Numbers fact by fact, tables and charts."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from math import isfinite, sqrt
 from statistics import fmean, median, stdev
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
+from errata.record.chart import Chart, Line, Point
 from errata.record.tables import Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 EPSILON = 1e-10
 
@@ -63,11 +61,10 @@ class PerFact:
 
 
 class Finding(ABC):
-    """What a study returns: data, tables, a figure. Subclasses are frozen dataclasses of plain numbers."""
+    """What a study returns: data, tables, charts. Subclasses are frozen dataclasses of plain numbers."""
 
     name: ClassVar[str]
     title: ClassVar[str]
-    size: ClassVar[tuple[float, float]] = (6.4, 4.0)
 
     @property
     @abstractmethod
@@ -79,8 +76,8 @@ class Finding(ABC):
         """Titled tables, the main one first."""
 
     @abstractmethod
-    def draw(self, figure: Figure) -> None:
-        """Draw on an empty figure."""
+    def charts(self) -> list[Chart]:
+        """What there is to see, the main chart first."""
 
     def to_json(self) -> dict[str, Any]:
         """Everything, in JSON types; NaN is None."""
@@ -100,6 +97,22 @@ def plain(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [plain(item) for item in value]
     return None if isinstance(value, float) and not isfinite(value) else value
+
+
+def line(name: str, values: Iterable[tuple[int, PerFact]], spread: bool = False) -> Line:
+    """Means over facts, layer by layer; with `spread` the stretch in which 10 to 90 % of the facts lie."""
+    points = []
+    for layer, of_facts in values:
+        if of_facts.known:
+            low, high = (of_facts.quantile(0.1), of_facts.quantile(0.9)) if spread else (None, None)
+            points.append(Point(layer, of_facts.mean, low, high, f"{name}, layer {layer}: {of_facts.mean:.3g}"))
+    return Line(name, points)
+
+
+def reference(name: str, layers: Sequence[int], values: Sequence[float | None]) -> Line:
+    """Numbers of another source, such as the paper's, over the same layers."""
+    pairs = [(layer, value) for layer, value in zip(layers, values, strict=True) if value is not None]
+    return Line(name, [Point(layer, value, tip=f"{name}: {value:.3g}") for layer, value in pairs], reference=True)
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:

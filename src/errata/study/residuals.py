@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
 from errata.paper import paper_curves
+from errata.record.chart import Axis, Chart
 from errata.record.tables import Table
-from errata.study.finding import Finding, PerFact, norm
+from errata.study.finding import Finding, PerFact, line, norm, reference
 from errata.study.trajectory import Trajectory, trajectory
 from errata.study.trial import Trial
 from errata.targets import ForwardReplay, SingleLayer
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 CONSTRUCTIONS = (
     "onelayer",
@@ -31,7 +29,6 @@ CONSTRUCTIONS = (
 )
 """One method per construction in block space, all with the least-squares solver."""
 
-_STYLE = "os^Dvp*XP"
 ARRIVED = 1e-4
 """A state within this share of its target's norm has no way to go; such facts are left out and counted."""
 
@@ -84,7 +81,6 @@ class Residuals(Finding):
 
     name: ClassVar[str] = "residuals"
     title: ClassVar[str] = "What is left of the residual (tables 2 and 5)"
-    size: ClassVar[tuple[float, float]] = (11.0, 7.0)
 
     @property
     def note(self) -> str:
@@ -138,27 +134,22 @@ class Residuals(Finding):
         cells = [by_layer.get(layer) for layer in self.window]
         return [method, *("-" if cell is None else cell.ratios.told() for cell in cells)]
 
-    def draw(self, figure: Figure) -> None:
-        panels: dict[str, Pick] = {"own last target": _own, "edited layer, own target": _edited}
-        panels |= {f"common: {text}": _common(name) for name, text in COMMON.items()}
-        axes, paper = figure.subplots(2, 2, sharex=True).flat, paper_curves(self.name)
-        for axis, (title, pick) in zip(axes, panels.items(), strict=True):
-            for i, (method, steps) in enumerate(self.methods.items()):
-                points = [(s.layer, found.ratios.mean) for s in steps if (found := pick(s)) is not None]
-                if points:
-                    axis.plot(*zip(*points, strict=True), f"{_STYLE[i % len(_STYLE)]}-", ms=4, label=method)
-            if pick is _own:
-                curves = [method for method in self._beside_paper() if None not in paper.methods[method]]
-                for method, style in zip(curves, ("k--", "k-.", "k:"), strict=False):
-                    axis.plot(self.window, paper.methods[method], style, lw=1, label=f"{method}, {paper.window}")
-            axis.axhline(1.0, color="grey", lw=0.5)
-            axis.set(title=title, xticks=self.window, ylim=(0, None))
-            axis.title.set_fontsize(9)
-            axis.grid(alpha=0.3)
-        figure.supxlabel("after editing layer", fontsize=10)
-        figure.supylabel("share of the way left", fontsize=10)
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, fontsize=8, loc="outside right upper")
+    def charts(self) -> list[Chart]:
+        panels: dict[str, Pick] = {"To the own last target": _own, "At the edited layer, to its own target": _edited}
+        panels |= {f"To a common target: {text}": _common(name) for name, text in COMMON.items()}
+        return [self._chart(title, pick) for title, pick in panels.items()]
+
+    def _chart(self, title: str, pick: Pick) -> Chart:
+        lines = []
+        for method, steps in self.methods.items():
+            left = [(step.layer, remaining.ratios) for step in steps if (remaining := pick(step)) is not None]
+            lines += [line(method, left)] if left else []
+        if pick is _own:
+            paper = paper_curves(self.name)
+            compared = [method for method in self._beside_paper() if None not in paper.methods[method]]
+            lines += [reference(f"{m}, {paper.window}", self.window, paper.methods[m]) for m in compared]
+        axis = Axis.of_layers("after editing layer", self.window)
+        return Chart(title, axis, Axis("share of the way left", low=0.0), lines)
 
 
 def residuals(trial: Trial, methods: Sequence[str] = CONSTRUCTIONS) -> Residuals:

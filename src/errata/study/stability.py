@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from errata.decoder.contexts import generate_contexts
+from errata.record.chart import Axis, Chart, Line
 from errata.record.tables import Table
-from errata.study.finding import EPSILON, Finding, PerFact, cosine, norm
+from errata.study.finding import EPSILON, Finding, PerFact, cosine, line, norm
 from errata.study.trial import Trial
 from errata.targets import EveryLayer, ForwardReplay, TargetConstruction, Targets
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SEEDS = (0, 42, 123)
 COSINES = {"states": "cos(z, z')", "shifts": "cos(z - h, z' - h)"}
@@ -45,7 +43,6 @@ class Stability(Finding):
 
     name: ClassVar[str] = "stability"
     title: ClassVar[str] = "Stability of targets"
-    size: ClassVar[tuple[float, float]] = (10.0, 4.0)
 
     @property
     def note(self) -> str:
@@ -77,19 +74,17 @@ class Stability(Finding):
             found[f"Between seeds, {text}"] = Table.plain(head, rows)
         return found
 
-    def draw(self, figure: Figure) -> None:
-        axes = figure.subplots(1, 2, sharey=True)
+    def charts(self) -> list[Chart]:
         layers = [row.layer for row in self.replayed]
-        for axis, (key, text) in zip(axes, COSINES.items(), strict=True):
-            for (kind, pairs), style in zip(self.between.items(), ("o-", "s--"), strict=True):
-                for i, (pair, alike) in enumerate(pairs.items()):
-                    means = [getattr(row, key).mean for row in alike]
-                    axis.plot(layers, means, style, ms=4, color=f"C{i}", label=f"{kind}, seeds {pair}")
-            means = [getattr(row, key).mean for row in self.replayed]
-            axis.plot(layers, means, "k^:", ms=4, label="optimised against replayed")
-            axis.set(title=text, xlabel="layer", xticks=layers)
-            axis.grid(alpha=0.3)
-        axes[1].legend(fontsize=7)
+        return [
+            Chart(f"{text} between seeds", Axis.of_layers("layer", layers), Axis("cosine"), self._lines(key))
+            for key, text in COSINES.items()
+        ]
+
+    def _lines(self, key: str) -> list[Line]:
+        alike = {f"{kind}, seeds {pair}": rows for kind, pairs in self.between.items() for pair, rows in pairs.items()}
+        alike["optimised against replayed"] = self.replayed
+        return [line(name, [(row.layer, getattr(row, key)) for row in rows]) for name, rows in alike.items()]
 
 
 def stability(trial: Trial, seeds: Sequence[int] = SEEDS) -> Stability:

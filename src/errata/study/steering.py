@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from errata.record.chart import Axis, Chart, Line, Point
 from errata.record.tables import Table
-from errata.study.finding import Finding, PerFact, cosine, norm
+from errata.study.finding import Finding, PerFact, cosine, line, norm
 from errata.study.lanczos import extremes
 from errata.study.passage import Passage
 from errata.study.trajectory import Trajectory, trajectory
 from errata.study.trial import Trial
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 AT_ONCE = 128
 """Facts whose operators are worked on side by side: each keeps a basis [steps, model]."""
@@ -98,7 +95,6 @@ class Steering(Finding):
 
     name: ClassVar[str] = "steering"
     title: ClassVar[str] = "Local Jacobians (theorems 1 and 2)"
-    size: ClassVar[tuple[float, float]] = (11.0, 7.0)
 
     @property
     def note(self) -> str:
@@ -120,38 +116,11 @@ class Steering(Finding):
         )
 
     def tables(self) -> dict[str, Table]:
-        found = {}
+        tables = {}
         for method, rows in self.methods.items():
-            columns = ["layer", "λ min", "λ max", "λ min>0", "tr J/d", "probes>0", "asymmetry"]
-            lines = [
-                [
-                    str(r.layer),
-                    r.lowest.told(),
-                    r.highest.told(),
-                    f"{r.lowest.share():.2f}",
-                    r.trace.told(),
-                    r.positive_probes.told(),
-                    r.asymmetry.told(),
-                ]
-                for r in rows
-            ]
-            found[f"Spectrum of S, {method}"] = Table.plain(columns, lines, 0)
-            columns = ["shift", "|d|/|h|", "quotient", ">0", "cos Jd,d", "sin", "cos step,d", "nonlin."]
-            lines = [
-                [
-                    f"{r.layer} {name[:3]}.",
-                    d.size.told(),
-                    d.quotient.told(),
-                    f"{d.quotient.share():.2f}",
-                    d.cosine.told(),
-                    d.eigen_residual.told(),
-                    d.observed.told(),
-                    d.nonlinearity.told(),
-                ]
-                for r in rows
-                for name, d in r.directions.items()
-            ]
-            found[f"Along the true shifts, {method}"] = Table.plain(columns, lines)
+            tables[f"Spectrum of S, {method}"] = Table.plain(SPECTRUM, [_spectrum_cells(r) for r in rows], 0)
+            shifts = [_shift_cells(r.layer, name, d) for r in rows for name, d in r.directions.items()]
+            tables[f"Along the true shifts, {method}"] = Table.plain(SHIFTS, shifts)
         checks = [
             [f"{method}, layer {r.layer}, fact {d.fact}", *d.told()]
             for method, rows in self.methods.items()
@@ -160,52 +129,68 @@ class Steering(Finding):
         ]
         if checks:
             columns = ["dense check", "λ min", "λ max", f"λ<0 of {self.width}", "Lanczos off"]
-            found["Dense check"] = Table.plain(columns, checks)
-        return found
+            tables["Dense check"] = Table.plain(columns, checks)
+        return tables
 
-    def draw(self, figure: Figure) -> None:
-        axes = figure.subplots(2, len(self.methods), squeeze=False)
-        for above, below, (method, rows) in zip(*axes, self.methods.items(), strict=True):
-            self._draw_ends(above, method, rows)
-            spectra = {row.layer: row.dense[0].spectrum for row in rows if row.dense}
-            shares = [(k + 1) / self.width for k in range(self.width)]
-            for layer, spectrum in spectra.items():
-                below.plot(spectrum, shares, label=f"layer {layer}")
-            below.axvline(0, color="k", lw=0.7)
-            below.set(
-                xlabel="eigenvalue of S", ylabel="share of eigenvalues below", title=f"{method}: one fact in full"
-            )
-            if _wide([value for spectrum in spectra.values() for value in spectrum]):
-                below.set_xscale("symlog", linthresh=1)
-            below.grid(alpha=0.3)
-            if spectra:
-                below.legend(fontsize=7)
-
-    @staticmethod
-    def _draw_ends(axis: Axes, method: str, rows: Sequence[LayerSteering]) -> None:
-        layers = [r.layer for r in rows]
-        curves = {
-            "λ max of S": ([r.highest for r in rows], "v-"),
-            "quotient, achieved": ([r.directions["achieved"].quotient for r in rows], "s-"),
-            "quotient, intended": ([r.directions["intended"].quotient for r in rows], "o:"),
-            "tr J / d": ([r.trace for r in rows], "x--"),
-            "λ min of S": ([r.lowest for r in rows], "^-"),
-        }
-        for label, (found, style) in curves.items():
-            (line,) = axis.plot(layers, [f.mean for f in found], style, ms=4, label=label)
-            low, high = ([f.quantile(q) for f in found] for q in (0.1, 0.9))
-            axis.fill_between(layers, low, high, alpha=0.15, color=line.get_color())
-        axis.axhline(0, color="k", lw=0.7)
-        if _wide([f.mean for found, _ in curves.values() for f in found]):
-            axis.set_yscale("symlog", linthresh=1)
-        axis.set(xlabel="edited layer", title=f"{method}: mean, 10-90 % of facts", xticks=layers)
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
+    def charts(self) -> list[Chart]:
+        charts = []
+        for method, rows in self.methods.items():
+            charts += [_ends_chart(method, rows)] if rows else []
+            charts += [_spectrum_chart(method, rows)] if any(row.dense for row in rows) else []
+        return charts
 
 
-def _wide(values: Sequence[float]) -> bool:
-    """Whether a linear axis would hide what is near zero."""
-    return max(map(abs, values), default=0.0) > 20
+SPECTRUM = ("layer", "λ min", "λ max", "λ min>0", "tr J/d", "probes>0", "asymmetry")
+SHIFTS = ("shift", "|d|/|h|", "quotient", ">0", "cos Jd,d", "sin", "cos step,d", "nonlin.")
+POINTS = 200
+"""Eigenvalues of a spectrum that a chart shows; all of them are in the data."""
+
+
+def _spectrum_cells(row: LayerSteering) -> list[str]:
+    measured = row.trace, row.positive_probes, row.asymmetry
+    ends = [row.lowest.told(), row.highest.told(), f"{row.lowest.share():.2f}"]
+    return [str(row.layer), *ends, *(value.told() for value in measured)]
+
+
+def _shift_cells(layer: int, name: str, shift: Direction) -> list[str]:
+    rest = shift.cosine, shift.eigen_residual, shift.observed, shift.nonlinearity
+    quotient = [shift.quotient.told(), f"{shift.quotient.share():.2f}"]
+    return [f"{layer} {name[:3]}.", shift.size.told(), *quotient, *(value.told() for value in rest)]
+
+
+def _ends_chart(method: str, rows: Sequence[LayerSteering]) -> Chart:
+    """Both ends of the spectrum of S and the quotients of the true shifts between them."""
+    curves = {
+        "λ max of S": [row.highest for row in rows],
+        "quotient, achieved": [row.directions["achieved"].quotient for row in rows],
+        "quotient, intended": [row.directions["intended"].quotient for row in rows],
+        "tr J / d": [row.trace for row in rows],
+        "λ min of S": [row.lowest for row in rows],
+    }
+    layers = [row.layer for row in rows]
+    lines = [line(name, zip(layers, values, strict=True), True) for name, values in curves.items()]
+    scale = _scale([point.y for one in lines for point in one.points])
+    title = f"Spectrum of S and quotients, {method}: mean, 10-90 % of facts"
+    return Chart(title, Axis.of_layers("edited layer", layers), Axis("eigenvalue, quotient", scale), lines)
+
+
+def _spectrum_chart(method: str, rows: Sequence[LayerSteering]) -> Chart:
+    """All eigenvalues of S of one fact, layer by layer."""
+    lines = [_spectrum_line(row) for row in rows if row.dense]
+    scale = _scale([point.x for one in lines for point in one.points])
+    title = f"Eigenvalues of S of one fact, {method}"
+    return Chart(title, Axis("eigenvalue", scale), Axis("share of eigenvalues below", low=0.0), lines)
+
+
+def _spectrum_line(row: LayerSteering) -> Line:
+    values = row.dense[0].spectrum
+    shown = sorted({round(i * (len(values) - 1) / (POINTS - 1)) for i in range(POINTS)})
+    return Line(f"layer {row.layer}", [Point(values[i], (i + 1) / len(values)) for i in shown])
+
+
+def _scale(values: Sequence[float]) -> Literal["linear", "symlog"]:
+    """Logarithmic to both sides where a linear axis would hide what is near zero."""
+    return "symlog" if max(map(abs, values), default=0.0) > 20 else "linear"
 
 
 def steering(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -14,13 +14,10 @@ from torch import Generator, Tensor, nn
 from errata.decoder import hooks
 from errata.decoder.decoder import Decoder
 from errata.decoder.rows import in_batches, pad
+from errata.record.chart import Axis, Chart, Line, Point
 from errata.record.tables import Table
-from errata.study.finding import Finding, PerFact
+from errata.study.finding import Finding, PerFact, line
 from errata.study.trial import Trial
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 PLACES = {
     "first subject token": "first",
@@ -42,7 +39,7 @@ Held = AbstractContextManager[None]
 
 
 @dataclass(frozen=True)
-class Asked:
+class TracedPrompt:
     """One prompt: its ids, the subject's tokens, and one position for each kind of place it has."""
 
     ids: tuple[int, ...]
@@ -83,7 +80,6 @@ class Tracing(Finding):
 
     name: ClassVar[str] = "tracing"
     title: ClassVar[str] = "Causal tracing"
-    size: ClassVar[tuple[float, float]] = (12.0, 7.0)
 
     @property
     def note(self) -> str:
@@ -126,37 +122,24 @@ class Tracing(Finding):
         rows = [list(row) for row in zip(map(str, self.layers), *cells, strict=True)]
         return Table.plain(["layer", *columns], rows, 0)
 
-    def draw(self, figure: Figure) -> None:
-        above, below = figure.subplots(2, 2)
-        for axis, kind, text in (
-            (above[0], STATE, "block outputs put back"),
-            (above[1], MLP, f"MLP outputs of {self.mlp_window} layers put back"),
-        ):
-            self._heat(figure, axis, kind, text)
-        layers = list(self.layers)
-        curves = {"as it is": self.effects[STATE][DECISIVE]}
-        curves |= {f"{kind} severed": row for kind, row in self.severed.items()}
-        wide = 0.8 / len(curves)
-        for i, (label, row) in enumerate(curves.items()):
-            below[0].bar([one.layer + wide * (i - 1) for one in row], [one.rise.mean for one in row], wide, label=label)
-        below[0].set(xlabel="layer put back", ylabel="rise of P(answer)", title="state at the last subject token")
-        below[1].bar(layers, self.gaps, color="C2")
-        below[1].axvspan(self.window[0] - 0.5, self.window[-1] + 0.5, alpha=0.12, color="k", label="suggested window")
-        below[1].set(xlabel="layer put back", ylabel="rise of P(answer)", title="gap: what MLPs behind it add")
-        for axis in below:
-            axis.set_xticks(layers)
-            axis.set_ylim(top=1.25 * axis.get_ylim()[1])
-            axis.legend(fontsize=8, loc="upper right", ncols=3)
-            axis.grid(alpha=0.3)
+    def charts(self) -> list[Chart]:
+        layers, rise = Axis.of_layers("layer put back", self.layers), Axis("rise of P(answer)")
+        texts = {STATE: "One state put back", MLP: f"MLP outputs of {self.mlp_window} layers put back"}
+        charts = [
+            Chart(text, layers, rise, [_rises(place, row) for place, row in self.effects[kind].items()])
+            for kind, text in texts.items()
+        ]
+        curves = [_rises("as it is", self.effects[STATE][DECISIVE])]
+        curves += [_rises(f"{kind} severed", row) for kind, row in self.severed.items()]
+        charts.append(Chart("State at the last subject token put back", layers, rise, curves))
+        gap = Line("gap", [Point(layer, gap) for layer, gap in zip(self.layers, self.gaps, strict=True)])
+        ends = self.window[0] - 0.5, self.window[-1] + 0.5
+        charts.append(Chart("What MLPs behind it add; shaded: the suggested window", layers, rise, [gap], ends))
+        return charts
 
-    def _heat(self, figure: Figure, axis: Axes, kind: str, text: str) -> None:
-        places = self.effects[kind]
-        values = [[one.rise.mean for one in row] for row in places.values()]
-        image = axis.imshow(values, aspect="auto", cmap="Purples", vmin=0)
-        axis.set_yticks(range(len(places)), list(places), fontsize=8)
-        axis.set_xticks(range(len(self.layers)), [str(layer) for layer in self.layers])
-        axis.set(xlabel="layer", title=text)
-        figure.colorbar(image, ax=axis)
+
+def _rises(name: str, effects: Sequence[Effect]) -> Line:
+    return line(name, [(effect.layer, effect.rise) for effect in effects])
 
 
 def tracing(
@@ -206,7 +189,7 @@ def tracing(
     )
 
 
-def _asked(decoder: Decoder, prompt: str, subject: str) -> Asked:
+def _asked(decoder: Decoder, prompt: str, subject: str) -> TracedPrompt:
     located = decoder.tokens.locate(prompt, subject)
     first = min(len(decoder.token_ids(prompt.split("{}")[0])), located.decisive)
     last, end = located.decisive, len(located.ids) - 1
@@ -221,10 +204,10 @@ def _asked(decoder: Decoder, prompt: str, subject: str) -> Asked:
         places["middle of the rest"] = (last + 2 + end) // 2
     if end > last:
         places["last token"] = end
-    return Asked(located.ids, range(first, last + 1), places)
+    return TracedPrompt(located.ids, range(first, last + 1), places)
 
 
-def _deviation(decoder: Decoder, asked: Sequence[Asked]) -> float:
+def _deviation(decoder: Decoder, asked: Sequence[TracedPrompt]) -> float:
     """Standard deviation of the embeddings of all subject tokens."""
     ids = torch.tensor([one.ids[i] for one in asked for i in one.subject], device=decoder.device)
     with torch.no_grad():
@@ -238,7 +221,7 @@ class _Batch:
     """
 
     def __init__(
-        self, decoder: Decoder, asked: Sequence[Asked], sigma: float, samples: int, generator: Generator
+        self, decoder: Decoder, asked: Sequence[TracedPrompt], sigma: float, samples: int, generator: Generator
     ) -> None:
         self.decoder, self.asked, self.samples = decoder, asked, samples
         parts = {MLP: decoder.layout.down_projection, ATTENTION: decoder.layout.attention}

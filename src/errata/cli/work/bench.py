@@ -24,7 +24,7 @@ from errata.pocket.cases import cases as pocket_cases
 from errata.report.bench_tables import COSTS, rendered, write_tables
 from errata.report.comparison import comparison, comparison_note
 from errata.report.frontier import COMPARED, frontiers
-from errata.report.summary import Row, cost_rows, over_seeds, sections
+from errata.report.summary import Summary, cost_rows, over_seeds, sections
 from errata.store import Store
 
 
@@ -109,7 +109,7 @@ def show_results(results: Results, form: str, output: Path, paper: PaperTable | 
         fail(f"failed: {failure.label}: {failure.error}")
 
 
-def _show_tables(rows: list[Row], paper: PaperTable | None) -> None:
+def _show_tables(rows: list[Summary], paper: PaperTable | None) -> None:
     for title, table in sections(rows, "below").items():
         show(table, f"\n{title}")
     for title, table in frontiers(rows, COMPARED[:2]).items():

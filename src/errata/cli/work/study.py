@@ -16,6 +16,7 @@ from errata.errors import UnknownName
 from errata.fact import Fact, check_facts
 from errata.pocket.cases import cases as pocket_cases
 from errata.record.run import versions
+from errata.report.figures import NoFigures, write_charts
 from errata.study import STUDIES, Finding, Trial, cosines, residuals, steering, tracing
 from errata.study.folder import Made, write
 
@@ -70,7 +71,13 @@ class StudyRun:
         started = perf_counter()
         self.trial.supplies.progress = progress
         finding = study(self.trial)
-        self.warnings += write(finding, folder, self._made(), perf_counter() - started)
+        seconds = perf_counter() - started
+        try:
+            figures = write_charts(finding.charts(), folder, finding.name)
+        except NoFigures as error:
+            figures = []
+            self.warnings.append(str(error))
+        write(finding, folder, self._made(), seconds, figures)
         return finding
 
     def _made(self) -> Made:
