@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -59,7 +60,7 @@ def test_the_headline_says_what_changed_in_words_and_numbers(tmp_path: Path) -> 
     assert "6 facts were edited into tiny, layers 1–3, by memit and memit+fe, one seed." in said
     assert "Before, the model gave the new answer to none of the edited prompts." in said
     share = "Afterwards the model gives the new answer to 100 % of paraphrases with memit+fe and 58 % with memit"
-    assert f"{share}; with one seed of 6 facts that may be chance, so none is ahead." in said
+    assert f"{share}: memit+fe is ahead on the facts of this one seed." in said
     drift = "Neighbours drift by DKL 0.200 nats with memit and 0.400 nats with memit+fe"
     assert f"{drift}: memit disturbs them least on the facts of this one seed." in said
     assert "Zebra grows in for Sudria read Norland" in said
@@ -80,12 +81,15 @@ def seeds_of(method: str, *values: float, half: float = 0.0) -> list[CellRecord]
     ]
 
 
+CHANCE = "; with one seed of 20 facts that may be chance, so none is ahead."
+
+
 @pytest.mark.parametrize(
     ("first", "second", "ends"),
     [
-        (seeds_of("a", 0.9, half=0.1), seeds_of("b", 0.8, half=0.1), "that may be chance, so none is ahead."),
-        (seeds_of("a", 0.9, half=0.1), seeds_of("b", 0.5, half=0.1), ": <b>a</b> is ahead on the facts of this one seed."),
-        (seeds_of("a", 1.0), seeds_of("b", 0.95, half=0.04), "with one seed of 20 facts that may be chance, so none is ahead."),
+        (seeds_of("a", 0.9, half=0.1), seeds_of("b", 0.8, half=0.1), CHANCE),
+        (seeds_of("a", 0.9, half=0.1), seeds_of("b", 0.5, half=0.1), "</b> is ahead on the facts of this one seed."),
+        (seeds_of("a", 1.0), seeds_of("b", 0.95, half=0.04), CHANCE),
         (seeds_of("a", 0.9, 0.8), seeds_of("b", 0.85, 0.7), "; the seeds of the first two overlap, so none is ahead."),
         (seeds_of("a", 0.9, 0.8), seeds_of("b", 0.75, 0.7), ": <b>a</b> is ahead in each of 2 seeds."),
         (seeds_of("a", 0.9), [], "90 % of paraphrases with a."),
@@ -158,10 +162,9 @@ def test_every_head_of_a_table_is_a_button_that_says_how_it_sorts(tmp_path: Path
 
 def test_charts_say_what_they_show(tmp_path: Path) -> None:
     text = written(write_bench(tmp_path / "bench"))
-    told = re.findall(r'role="img" aria-label="([^"]+)"', text)
-    assert any(
-        one.startswith("Gen. acc. against drift. Across: D_KL") and one.endswith("Lines: memit, blue.") for one in told
-    )
+    told = [unescape(one) for one in re.findall(r'role="img" aria-label="([^"]+)"', text)]
+    across = "Across: D_KL on the neighbourhood, nats. Up: Gen. acc."
+    assert f"Gen. acc. against drift. {across}. Lines: memit, blue." in told
     assert any(one.startswith("Residual left at the last layer") for one in told)
     assert "nan" not in "".join(re.findall(r' d="([^"]+)"', text))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from errata.record.cell import UNEDITED
 from errata.report import frontier
@@ -98,10 +98,9 @@ def _done(rows: Sequence[Summary], material: Material) -> Markup:
 def _at_equal_drift(curves: Sequence[frontier.Curve], kl: float) -> Markup:
     """Shares of paraphrases where all methods disturb their neighbours equally, read off their curves."""
     ranked = sorted(((y, curve) for curve in curves if (y := curve.at(kl)) is not None), key=lambda at: -at[0])
-    text = Markup(
-        "Where all disturb their neighbours equally (D<sub>KL</sub> {} nats), the model gives the new answer "
-    )
-    text = text.format(f"{kl:.2g}") + escape(_of_paraphrases([(y, curve.name) for y, curve in ranked]))
+    shares = _of_paraphrases([(y, curve.name) for y, curve in ranked])
+    where = Markup("Where all disturb their neighbours equally (D<sub>KL</sub> {} nats)").format(f"{kl:.2g}")
+    text = Markup("{}, the model gives the new answer {}").format(where, shares)
     if len(ranked) < 2:
         return text + "."
     (_, leader), (_, second), *_ = ranked
@@ -127,9 +126,8 @@ def _paraphrases(methods: Sequence[Summary]) -> Markup | None:
     if not ranked:
         return None
     shares = _of_paraphrases([(row.scores[PARAPHRASES].mean, row.method) for row in ranked])
-    return Markup("Afterwards the model gives the new answer {}").format(shares) + _verdict(
-        ranked, PARAPHRASES, "is ahead"
-    )
+    text = Markup("Afterwards the model gives the new answer {}").format(shares)
+    return text + _verdict(ranked, PARAPHRASES, "is ahead")
 
 
 def _drift(methods: Sequence[Summary]) -> Markup | None:
