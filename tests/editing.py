@@ -9,6 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from errata import Contexts, Corpus, Decoder, Editor, Recipe, Store
+from errata.method import Method
 from errata.targets import AnchorSettings
 from tests.models import FAMILIES, TINY_GROUPS, tiny_corpus, tokenizer_of
 
@@ -28,7 +29,7 @@ def decoder_of(family: str) -> Decoder:
     return Decoder(deepcopy(_built(family)), tokenizer_of(family))
 
 
-def editor_of(decoder: Decoder, method: str, **options: Any) -> Editor:
+def editor_of(decoder: Decoder, method: str | Method, **options: Any) -> Editor:
     """An editor with the tiny recipe, contexts and corpus, and a store of its own unless one is given."""
     defaults: dict[str, Any] = {
         "recipe": RECIPE,

@@ -16,6 +16,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = {
     0: {
         "errors",
+        "description",
         "fact",
         "rows",
         "dataset",
@@ -31,7 +32,7 @@ FLOORS = {
     },
     1: {"decoder", "solvers"},
     2: {"targets", "evaluate"},
-    3: {"editors", "methods", "recipe", "editor"},
+    3: {"editors", "method", "methods", "plugins", "recipe", "editor"},
     4: {"pocket", "cli", "bench", "study", "__main__"},
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms} | {"report": 0}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from errata.errors import UnfitParts, UnknownMethod
-from errata.methods import METHODS, Pair, method
+from errata.method import Pair
+from errata.methods import ERRATA, METHODS, method
 from errata.solvers import EqualityConstrained, NullSpace, RankOne, Restrained, Sparsified
 from errata.targets import BoundaryLayers, ForwardReplay
 from tests.editing import BOTH, decoder_of, editor_of
@@ -21,7 +22,7 @@ def pair(name: str) -> Pair:
 def test_two_names_are_the_targets_of_one_and_the_solver_of_the_other() -> None:
     assert pair("memit+fe:alphaedit").construction == ForwardReplay()
     assert pair("memit+fe:alphaedit").solver == NullSpace()
-    assert pair("alphaedit:memit") == Pair(pair("memit").construction, pair("memit").solver, "errata")
+    assert pair("alphaedit:memit") == Pair(pair("memit").construction, pair("memit").solver, ERRATA)
 
 
 def test_names_between_wrap_the_solver_of_the_last() -> None:

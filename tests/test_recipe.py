@@ -107,7 +107,7 @@ def test_an_unknown_method_is_refused_with_a_suggestion() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_says_where_it_comes_from(name: str) -> None:
-    assert METHODS[name].paper
+    assert METHODS[name].paper.label
 
 
 @pytest.mark.parametrize("name", known_recipes())

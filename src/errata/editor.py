@@ -25,7 +25,8 @@ from errata.evaluate import Case, Scores, probes
 from errata.evaluate import evaluate as score
 from errata.fact import Fact
 from errata.fleet import SOLO, Fleet
-from errata.methods import check_names
+from errata.method import Method
+from errata.methods import METHODS, check_names
 from errata.methods import method as row_of
 from errata.recipe import Recipe, recipe_for
 from errata.record.run import versions
@@ -39,8 +40,9 @@ class Editor:
     def __init__(
         self,
         decoder: Decoder,
-        method: str = "memit+fe",
+        method: str | Method = "memit+fe",
         *,
+        methods: Mapping[str, Method] = METHODS,
         recipe: str | Path | Recipe | None = None,
         corpus: Corpus | str | Path | Iterable[str] | None = None,
         statistics: Mapping[int, KeyStatistics] | None = None,
@@ -52,17 +54,20 @@ class Editor:
         fleet: Fleet = SOLO,
         supplies: Supplies | None = None,
     ) -> None:
-        """`corpus`: where key statistics are gathered if neither given nor stored: texts, a file, or a dataset
-        name. `contexts` None: sampled from the unedited model with the recipe's seed. `practice`: cases from which
-        a method that has to learn how to edit does so; none of them may be evaluated. `guard`: limits at
-        which an edit in batches stops; without texts of its own it is given some. `store` None: the default.
-        `fleet`: the processes that share the work; every one of them calls the same things in the same order.
-        `supplies`: all of this as it is at hand already, in place of the rest.
+        """`method`: a Method, or its name in the table `methods`. `corpus`: where key statistics are gathered if
+        neither given nor stored: texts, a file, or a dataset name. `contexts` None: sampled from the unedited model
+        with the recipe's seed. `practice`: cases from which a method that has to learn how to edit does so; none of
+        them may be evaluated. `guard`: limits at which an edit in batches stops; without texts of its own it is given
+        some. `store` None: the default. `fleet`: the processes that share the work; every one of them calls the same
+        things in the same order. `supplies`: all of this as it is at hand already, in place of the rest.
 
         Raises UnknownMethod, UnknownName, BadRecipe, WindowOutside.
         """
+        row = row_of(method, methods)
         chosen = supplies.recipe if supplies else recipe_for(decoder, recipe)
-        self.decoder, self.method, self.recipe, self.cases = decoder, method, chosen, practice
+        check_names(chosen, [*methods.values(), row])
+        self.decoder, self.recipe, self.cases = decoder, chosen, practice
+        self.method = method if isinstance(method, str) else method.title
         self.supplies = supplies or Supplies(
             decoder,
             chosen,
@@ -75,8 +80,6 @@ class Editor:
             progress=progress,
             fleet=fleet,
         )
-        row = row_of(method)
-        check_names(chosen)
         self._batch = row.batch
         self.pipeline = row.pipeline(chosen, decoder.depth)
         decoder.check_window(self.pipeline.edited)
@@ -85,7 +88,7 @@ class Editor:
     def from_pretrained(
         cls,
         model: str | Path | PreTrainedModel,
-        method: str = "memit+fe",
+        method: str | Method = "memit+fe",
         *,
         tokenizer: Any = None,
         dtype: torch.dtype | str | None = None,

@@ -19,6 +19,7 @@ ErrataError
 │   └── FullNullSpace
 ├── BadRecipe                 settings hold a key nobody knows, or a value of the wrong kind
 ├── UnfitParts                methods cannot be put together in this way
+├── BadPlugin                 a file or package does not define the methods it should
 ├── WrongEdit                 a method cannot go on from an edit of this kind
 ├── StoreError                something could not be written or read back
 ├── FleetError                a process of a run on many is lost, or has failed
@@ -129,6 +130,10 @@ class BadRecipe(ErrataError):
 
 class UnfitParts(ErrataError):
     """Methods that cannot be put together in the way their names were."""
+
+
+class BadPlugin(ErrataError):
+    """A user's file, or an installed package, does not define the methods it should."""
 
 
 class WrongEdit(ErrataError):

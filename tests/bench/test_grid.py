@@ -10,6 +10,7 @@ from errata.bench import Grid, read_grid
 from errata.bench.grid import BadGrid
 from errata.bench.settings import check_paths, parse_values, with_settings
 from errata.errors import UnknownName
+from errata.methods import method
 from errata.recipe import BadRecipe, parse_window
 from tests.editing import RECIPE
 
@@ -24,9 +25,9 @@ def test_a_setting_is_swept_only_for_methods_that_have_it() -> None:
 
 
 def test_a_wrapped_solver_has_both_solvers_settings() -> None:
-    check_paths([WEIGHT, "solvers.sparsified.keep"], ["rect"])
+    check_paths([WEIGHT, "solvers.sparsified.keep"], [method("rect")])
     with pytest.raises(UnknownName, match="Did you mean"):
-        check_paths(["solvers.sparsified.kept"], ["rect"])
+        check_paths(["solvers.sparsified.kept"], [method("rect")])
 
 
 def test_values_are_read_from_text() -> None:

@@ -12,7 +12,8 @@ from errata import Decoder, Fact, KeyStatistics, Outcome, Store, WeightEdit
 from errata.editors import anchors
 from errata.editors.layer_solver import averaged
 from errata.errors import AlreadyEdited, ErrataError, StatisticsError, UnusableFacts
-from errata.methods import METHODS, Pair, configured
+from errata.method import Pair, configured
+from errata.methods import METHODS
 from errata.solvers import EqualityConstrained, LeastSquares, LinearSystem, NullSpace, Restrained, Solver, Sparsified
 from errata.targets import TargetConstruction
 from tests.editing import BOTH, CONTEXTS, RECIPE, decoder_of, editor_of
@@ -73,13 +74,14 @@ def test_every_method_edits_both_architectures_and_restores_bit_for_bit(
 @pytest.mark.parametrize("solver", SOLVERS, ids=repr)
 @pytest.mark.parametrize("construction", CONSTRUCTIONS, ids=repr)
 def test_every_solver_goes_with_every_construction(
-    construction: TargetConstruction, solver: Solver, shared: dict[str, Store], monkeypatch: pytest.MonkeyPatch
+    construction: TargetConstruction, solver: Solver, shared: dict[str, Store]
 ) -> None:
     """In turn on either architecture, each construction and each solver on both."""
     family = BOTH[(CONSTRUCTIONS.index(construction) + SOLVERS.index(solver)) % 2]
-    monkeypatch.setitem(METHODS, "pair", Pair(construction, solver, "test"))
     recipe = replace(RECIPE, solvers={})
-    outcome = editor_of(decoder_of(family), "pair", recipe=recipe, store=shared[family]).edit(FACTS[:2])
+    outcome = editor_of(decoder_of(family), Pair(construction, solver), recipe=recipe, store=shared[family]).edit(
+        FACTS[:2]
+    )
     assert len(outcome.ledger.rows) == len(construction.steps(RECIPE.window))
     assert all(torch.isfinite(change).all() and change.any() for change in changes(outcome).values())
 

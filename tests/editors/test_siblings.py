@@ -13,7 +13,8 @@ from errata import Decoder, Editor, Outcome, Recipe, SideMemory, Store, WeightEd
 from errata.editors import fine_tuning, wise
 from errata.errors import BadRecipe, UnknownName, UnusableFacts, WrongEdit
 from errata.evaluate import Case
-from errata.methods import METHODS, Sibling, method
+from errata.method import Sibling
+from errata.methods import METHODS, method
 from tests.editing import BOTH, RECIPE, decoder_of, editor_of
 from tests.models import tiny_facts
 

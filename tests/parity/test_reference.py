@@ -13,9 +13,8 @@ from torch import Tensor
 from errata import Contexts, Corpus, Recipe
 from errata.decoder.corpus import gather
 from errata.editors.layer_solver import averaged
-from errata.methods import METHODS, Pair
-from errata.solvers import LeastSquares, LinearSystem, NullSpace, Prepared, Solution, Sparsified
-from errata.targets import BackwardSpreading, BoundaryLayers, Search, optimise_anchors
+from errata.solvers import LeastSquares, LinearSystem, NullSpace, Prepared, Solution
+from errata.targets import Search, optimise_anchors
 from tests.parity.recording import Recording, needs_recordings, off, read
 
 pytestmark = needs_recordings
@@ -60,18 +59,6 @@ OF_OTHER_REPOSITORIES: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
     ("other_repos_alphaedit", "alphaedit_seq_alphaedit_repo_total"): ("alphaedit", {"batch": 6}),
 }
 """(file, recorded run) -> our method and schedule. These ran in float32."""
-
-
-@pytest.fixture(autouse=True)
-def rows_beside_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    readings = {
-        "alphaedit+blue-unedited": Pair(BoundaryLayers(anew=False), NullSpace(), "as in the FE repository"),
-        "rect-after": Pair(
-            BackwardSpreading(), Sparsified(LeastSquares(), 0.4, "relative", "after_all"), "AlphaEdit's repository"
-        ),
-    }
-    for name, row in readings.items():
-        monkeypatch.setitem(METHODS, name, row)
 
 
 @pytest.fixture

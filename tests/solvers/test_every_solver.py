@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from errata.methods import METHODS, Pair, nested
+from errata.method import Pair, nested
+from errata.methods import METHODS
 from errata.solvers import (
     EqualityConstrained,
     LeastSquares,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from errata import Contexts, Fact, Outcome, Recipe, Store, WeightEdit
 from errata.editors.layer_solver import averaged
-from errata.methods import METHODS, Pair
+from errata.method import Pair
 from errata.solvers import (
     EqualityConstrained,
     LeastSquares,
@@ -46,13 +46,10 @@ def outcome_of(
     **schedule: Any,
 ) -> Outcome:
     """An edit by this pair; equal anchors are made once for all tests here."""
-    METHODS["pair"] = Pair(construction, solver, "test")
     DECODERS[family].restore()
-    try:
-        editor = editor_of(DECODERS[family], "pair", recipe=recipe, store=STORES[family], contexts=contexts)
-        return editor.edit(facts, **schedule)
-    finally:
-        del METHODS["pair"]
+    method = Pair(construction, solver)
+    editor = editor_of(DECODERS[family], method, recipe=recipe, store=STORES[family], contexts=contexts)
+    return editor.edit(facts, **schedule)
 
 
 def changes(outcome: Outcome) -> dict[int, Tensor]:

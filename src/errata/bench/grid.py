@@ -17,6 +17,8 @@ from errata.bench.settings import Settings, Value, check_paths, check_values, pa
 from errata.dataset import OnConflict
 from errata.errors import ErrataError, UnknownName
 from errata.evaluate import probes as probes_of
+from errata.method import Method
+from errata.methods import METHODS
 from errata.methods import method as row_of
 from errata.paper import paper_table
 
@@ -45,7 +47,7 @@ Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_list
 Values = Annotated[tuple[Value, ...], BeforeValidator(_values), Field(min_length=1)]
 
 
-@checked(frozen=True, config=ConfigDict(extra="forbid"))
+@checked(frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
 class Grid:
     """Every combination is a cell. A setting with one value is fixed; with several it is swept.
 
@@ -68,22 +70,32 @@ class Grid:
     dtype: str | None = None
     device: str | None = None
     paper: str | None = None
+    table: Mapping[str, Method] | None = None
+    """Where names of methods are looked up, in place of METHODS; a file cannot set it."""
 
     def check(self) -> None:
         """Raises UnknownMethod, UnknownName, BadRecipe or SolveError for what cannot be run on any model."""
-        for method in self.methods:
-            row_of(method)
+        rows = [self.row(method) for method in self.methods]
         probes_of(*self.probes)
         if self.paper is not None:
             paper_table(self.paper)
-        check_paths(self.sweep, self.methods)
+        check_paths(self.sweep, rows)
         for method in self.methods:
             for settings in self.settings(method):
-                check_values(settings, method)
+                check_values(settings, self.row(method))
+
+    def row(self, method: str) -> Method:
+        """The method of that name. Raises UnknownMethod."""
+        return row_of(method, self.known_methods)
+
+    @property
+    def known_methods(self) -> Mapping[str, Method]:
+        """Where names of methods are looked up."""
+        return self.table or METHODS
 
     def settings(self, method: str) -> list[Settings]:
         """The combinations of swept values; settings that mean nothing to the method are left out of them."""
-        mine = [path for path in self.sweep if path in paths_of(method)]
+        mine = [path for path in self.sweep if path in paths_of(self.row(method))]
         return [dict(zip(mine, c, strict=True)) for c in itertools.product(*(self.sweep[path] for path in mine))]
 
     def cells(self, model: str, dataset: str) -> Iterator[Cell]:
@@ -147,6 +159,8 @@ def read_grid(path: Path | None, given: Mapping[str, Any]) -> Grid:
         if one in merged:
             merged.setdefault(many, merged.pop(one))
     merged.setdefault("datasets", ["pocket"] if "pocket" in str(merged.get("models")) else [])
+    if "table" in merged:
+        raise BadGrid(f"{where}: {UnknownName('key', 'table', _keys())}")
     try:
         return TypeAdapter(Grid).validate_python(merged)
     except ValidationError as error:
@@ -163,4 +177,4 @@ def _told(problem: Any) -> str:
 
 
 def _keys() -> Sequence[str]:
-    return list(Grid.__dataclass_fields__)
+    return [name for name in Grid.__dataclass_fields__ if name != "table"]

@@ -16,8 +16,7 @@ from errata.editors.schedule import Schedule
 from errata.editors.supplies import Supplies
 from errata.errors import BadRecord
 from errata.evaluate import Case
-from errata.methods import Pair
-from errata.methods import method as row_of
+from errata.method import Pair
 from errata.recipe import Recipe
 from errata.record.cell import UNEDITED
 from errata.record.run import Run
@@ -51,6 +50,7 @@ class AtHand:
 class Planned:
     """A cell with its recipe resolved. `identity`, all that its scores depend on, is hashed into the folder's name."""
 
+    grid: Grid
     cell: Cell
     recipe: Recipe
     schedule: Schedule
@@ -85,7 +85,7 @@ def planned(grid: Grid, datasets: Mapping[str, Dataset], at_hand: AtHand, out: P
             contexts = {} if dataset.seeds_choose == "cases" else {"context_seed": cell.seed}
             for each in (Cell(at_hand.name, name, UNEDITED, *chosen), cell):
                 settings = contexts | dict(each.settings)
-                plan = _planned(each, settings, *sets[chosen], dataset.practice, grid.probes, at_hand, out)
+                plan = _planned(each, settings, *sets[chosen], dataset.practice, grid, at_hand, out)
                 if plan.folder not in seen:
                     seen.add(plan.folder)
                     yield plan
@@ -97,7 +97,7 @@ def _planned(
     cases: Sequence[Case],
     cases_digest: str,
     practice_of: Callable[[], Sequence[Case]],
-    probes: Sequence[str],
+    grid: Grid,
     at_hand: AtHand,
     out: Path,
 ) -> Planned:
@@ -105,11 +105,11 @@ def _planned(
     identity: dict[str, Any] = {
         "model": at_hand.decoder.identity.key,
         "cases": cases_digest,
-        "probes": list(probes),
+        "probes": list(grid.probes),
     }
     practice: Sequence[Case] = ()
     if cell.method != UNEDITED:
-        row = row_of(cell.method)
+        row = grid.row(cell.method)
         pipeline = row.pipeline(recipe, at_hand.decoder.depth)
         at_hand.decoder.check_window(pipeline.edited)
         corpus = given.name if (given := at_hand.supplies.given_corpus) else recipe.statistics.corpus
@@ -123,12 +123,14 @@ def _planned(
             identity["practice"] = digest([case.to_json() for case in practice])
     told = [Path(cell.model).name, Path(cell.dataset).stem, cell.method, f"n{cell.edits}", f"s{cell.seed}"]
     name = "".join(c if c.isalnum() or c in "+=.,_-" else "-" for c in ".".join(told + told_settings(cell.settings)))
-    return Planned(cell, recipe, schedule, cases, practice, identity, out / f"{name[:120]}-{digest(identity)[:8]}")
+    return Planned(
+        grid, cell, recipe, schedule, cases, practice, identity, out / f"{name[:120]}-{digest(identity)[:8]}"
+    )
 
 
 def anchors_needed(plan: Planned) -> dict[str, set[str]]:
     """The anchors a cell needs, by where; cells that share one name it alike."""
-    row = row_of(plan.cell.method)
+    row = plan.grid.row(plan.cell.method)
     if not isinstance(row, Pair):
         return {}
     construction, window = row.construction, plan.recipe.window

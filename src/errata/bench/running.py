@@ -203,7 +203,7 @@ class Bench:
         started = perf_counter()
         if cell.method != UNEDITED:
             run.scores[UNEDITED] = at_hand.unedited
-            editor = Editor(decoder, cell.method, supplies=at_hand.under(plan))
+            editor = Editor(decoder, cell.method, methods=self.grid.known_methods, supplies=at_hand.under(plan))
             if "contexts" in editor.pipeline.needs:
                 with _timed(run.seconds, "contexts"):
                     settings["contexts"] = editor.supplies.contexts.groups

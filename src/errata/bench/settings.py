@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from errata.editors.schedule import Schedule
 from errata.errors import UnknownName
-from errata.methods import method as row_of
+from errata.method import Method
 from errata.recipe import BadRecipe, Recipe, StatisticsSettings, parse_window
 from errata.targets.anchor import AnchorSettings
 
@@ -30,16 +30,15 @@ _SHARED = (
 _ALWAYS = ("schedule.batch", "context_seed")
 
 
-def paths_of(method: str) -> set[str]:
+def paths_of(row: Method) -> set[str]:
     """Every path that means something to a method: the shared ones, and its own; without anchors, none of theirs."""
-    row = row_of(method)
     shared = [path for path in _SHARED if "statistics" in row.needs or path in _ALWAYS]
     return {*shared, *row.settings()}
 
 
-def check_paths(paths: Iterable[str], methods: Iterable[str]) -> None:
+def check_paths(paths: Iterable[str], methods: Iterable[Method]) -> None:
     """Raises UnknownName, with the nearest paths, for one that means nothing to any of the methods."""
-    known = {path for name in methods for path in paths_of(name)}
+    known = {path for row in methods for path in paths_of(row)}
     for path in paths:
         if path not in known:
             raise UnknownName("setting", path, known)
@@ -76,11 +75,11 @@ def _checked(kind: type[T], row: Mapping[str, object], where: str) -> T:
         raise BadRecipe("; ".join(told)) from None
 
 
-def check_values(settings: Settings, method: str) -> None:
+def check_values(settings: Settings, row: Method) -> None:
     """Raises BadRecipe or SolveError if a value is of the wrong kind or out of range; needs no model."""
     schedule_of(settings)
     recipe = with_settings(Recipe("any", (0,)), settings)
-    row_of(method).pipeline(recipe, depth=1)
+    row.pipeline(recipe, depth=1)
 
 
 def parse_values(path: str, text: str) -> tuple[Value, ...]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from errata.cli.console import command_line, fleet, lines, warn
-from errata.cli.options import Conflict, CorpusName, Device, Dtype, Layout, Practice, RecipeName, Trust
+from errata.cli.options import Conflict, CorpusName, Device, Dtype, Layout, Plugin, Practice, RecipeName, Trust
 
 FORMATS = ("text", "md", "csv", "tex", "html")
 Listed = str | None
@@ -45,6 +45,7 @@ def bench(
     probes: Annotated[
         Listed, typer.Option(help="Families of probes to score, separated by commas, such as belief,specificity.")
     ] = None,
+    plugin: Plugin = None,
     recipe: RecipeName = None,
     corpus: CorpusName = None,
     dtype: Dtype = None,
@@ -89,7 +90,8 @@ def bench(
     given |= {"probes": probes, "recipe": recipe, "corpus": corpus, "practice": practice}
     given |= {"on_conflict": on_conflict and on_conflict.value, "layout": layout and str(layout)}
     given |= {"dtype": dtype, "device": device, "paper": paper}
-    run = BenchRun(read_grid(path, given), output, trust_remote_code, command_line())
+    grid = read_grid(path, given)
+    run = BenchRun(grid, output, trust_remote_code, command_line(), plugin and plugin.absolute())
     if dry_run:
         lines(reckoning_lines(run.reckon()))
         return

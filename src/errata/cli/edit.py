@@ -20,6 +20,7 @@ from errata.cli.options import (
     Method,
     Model,
     OnConflict,
+    Plugin,
     Practice,
     RecipeName,
     Trust,
@@ -46,6 +47,7 @@ def edit(
         Path | None, typer.Option("--output", "-o", help="Folder to save the edit in, so that it can be applied again.")
     ] = None,
     method: Method = "memit+fe",
+    plugin: Plugin = None,
     window: Window = None,
     recipe: RecipeName = None,
     corpus: CorpusName = None,
@@ -88,12 +90,13 @@ def edit(
 ) -> None:
     """Edit facts into a model, show its answers before and after, and save the edit, which can be undone exactly."""
     from errata.cli.work.edit import editor_for, facts_of, save, show_outcome
-    from errata.cli.work.opening import corpus_of, open_decoder, recipe_of
+    from errata.cli.work.opening import corpus_of, open_decoder, recipe_of, table_of
     from errata.cli.work.plan import findings, plan
     from errata.editors.folder import check_replaceable
     from errata.editors.guard import Guard
     from errata.editors.saved import load_edit
 
+    table = table_of(plugin)
     wanted = facts_of(facts, format, limit, on_conflict.value)
     if output is not None:
         check_replaceable(output)
@@ -103,7 +106,7 @@ def edit(
     guard = Guard() if guarded and batch else None
     with progress() as tell:
         texts = corpus_of(model, corpus)
-        editor = editor_for(decoder, method, chosen, texts, (model, practice, on_conflict.value), guard, tell)
+        editor = editor_for(decoder, (method, table), chosen, texts, (model, practice, on_conflict.value), guard, tell)
         if dry_run:
             lines([*findings(decoder, chosen), *plan(editor, wanted)])
             return

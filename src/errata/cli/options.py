@@ -24,6 +24,14 @@ Model = Annotated[
     ),
 ]
 Method = Annotated[str, typer.Option("--method", "-m", help="How to edit; `errata methods` lists all methods.")]
+Plugin = Annotated[
+    Path | None,
+    typer.Option(
+        "--plugin",
+        help="A Python file of your own that defines METHODS. It is run, with all that your account may do: name no "
+        "stranger's file.",
+    ),
+]
 RecipeName = Annotated[
     str | None,
     typer.Option(

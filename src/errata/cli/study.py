@@ -17,6 +17,7 @@ from errata.cli.options import (
     Layout,
     Model,
     OnConflict,
+    Plugin,
     RecipeName,
     Trust,
     Window,
@@ -40,6 +41,7 @@ def study(
         str | None,
         typer.Option(help="For cosines, residuals and steering: methods to look at, in place of the usual ones."),
     ] = None,
+    plugin: Plugin = None,
     window: Window = None,
     layers: Annotated[
         str | None, typer.Option(help="For tracing: layers whose states are put back, such as 0-11. Default: all.")
@@ -57,7 +59,7 @@ def study(
     trust_remote_code: Trust = False,
 ) -> None:
     """Measure how locate-then-edit works: cosines, residuals, Jacobians, stability, tracing, contributions."""
-    from errata.cli.work.opening import corpus_of, open_decoder, recipe_of
+    from errata.cli.work.opening import corpus_of, open_decoder, recipe_of, table_of
     from errata.cli.work.study import StudyRun, facts_of, studies_of
     from errata.editors.supplies import Supplies
     from errata.recipe import parse_window
@@ -68,13 +70,14 @@ def study(
         raise ErrataError(f"a study runs in one process, and {fleet().size} were started; leave the launcher out.")
     if facts_file is None and model != "pocket":
         raise typer.BadParameter("give a file of facts; only `pocket` has facts of its own", param_hint="FACTS_FILE")
+    table = table_of(plugin)
     places = None if layers is None else parse_window(layers)
     studies = studies_of(what, methods.split(",") if methods else None, places, seed)
     wanted = facts_of(facts_file, format, facts, seed, on_conflict.value)
     decoder = open_decoder(model, dtype, device, trust_remote_code, layout)
     chosen = recipe_of(decoder, recipe, window)
     supplies = Supplies(decoder, chosen, corpus=corpus_of(model, corpus), store=Store.default())
-    run = StudyRun(Trial(tuple(wanted), supplies), facts_file, seed, command_line())
+    run = StudyRun(Trial(tuple(wanted), supplies, table), facts_file, seed, command_line())
     for name, function in studies.items():
         with progress() as tell:
             finding = run.one(name, function, output / name, tell)

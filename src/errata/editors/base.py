@@ -16,6 +16,7 @@ from errata.decoder.decoder import Decoder
 from errata.decoder.identity import Identity, check_base
 from errata.decoder.memory import Peak
 from errata.delta import WeightDelta, read_tensors, write_tensors
+from errata.description import description
 from errata.editors.folder import ANCHORS, CARD, DELTA, KEYS, card, edit_folder, read_manifest
 from errata.editors.guard import Health
 from errata.editors.schedule import AT_ONCE, Schedule
@@ -219,7 +220,7 @@ class Pipeline(ABC):
 
     def describe(self) -> dict[str, Any]:
         """All settings, in words or JSON types."""
-        return {"editor": repr(self), "window": self.edited}
+        return {"editor": description(self), "window": self.edited}
 
 
 def weights_of(past: Edit | None, who: str) -> WeightEdit | None:

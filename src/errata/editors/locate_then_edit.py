@@ -10,6 +10,7 @@ from errata.decoder.corpus import TOKENS_PER_DIMENSION
 from errata.decoder.decoder import Decoder
 from errata.decoder.memory import HEAP, ROOM, USUAL, Peak, anchor_peak, free_memory, gathering_peak, pass_peak
 from errata.delta import WeightDelta
+from errata.description import description
 from errata.editors.anchors import Anchors, from_tensors, to_tensors
 from errata.editors.base import Edit, Ledger, Outcome, Pipeline, WeightEdit, weights_of
 from errata.editors.batches import Batches
@@ -43,8 +44,8 @@ class LocateThenEdit(Pipeline):
     def describe(self) -> dict[str, Any]:
         """Both axes, the window and the anchors' settings."""
         return {
-            "construction": repr(self.construction),
-            "solver": repr(self.solver),
+            "construction": description(self.construction),
+            "solver": description(self.solver),
             "window": list(self.window),
             "anchor": asdict(self.anchor),
         }
@@ -101,7 +102,7 @@ class LocateThenEdit(Pipeline):
         again = len(schedule.portions(len(facts))) > 1
         sweep = self._sweep(supplies, statistics, ledger, remember=schedule.remember, again=again)
         moments = {str(layer): one.moment for layer, one in statistics.items()}
-        made_of = {"method": repr(self), "statistics": WeightDelta("", moments).digest if again else None}
+        made_of = {"method": description(self), "statistics": WeightDelta("", moments).digest if again else None}
         try:
             if earlier is not None:
                 sweep.anchors.kept = from_tensors(earlier.anchors)

@@ -55,7 +55,7 @@ class Supplies:
         self.store, self.progress, self.fleet = store or Store.nowhere(), progress, fleet
         self.given_contexts, self.given_statistics = contexts, statistics
         self._practice, self._guard = practice, guard
-        self._sampled: dict[int, Contexts] = {}
+        self._sampled: dict[tuple[str, int], Contexts] = {}
         self._gathered: dict[str, dict[int, KeyStatistics]] = {}
 
     def under(self, recipe: Recipe, practice: Sequence[Practice] = ()) -> Supplies:
@@ -93,10 +93,11 @@ class Supplies:
         if self.given_contexts is not None:
             return self.given_contexts
         seed = self.recipe.context_seed
-        if seed not in self._sampled:
+        made_of = self.decoder.fingerprint, seed
+        if made_of not in self._sampled:
             groups = self._of_unedited(lambda: generate_contexts(self.decoder, seed).groups)
-            self._sampled[seed] = Contexts(tuple(tuple(group) for group in groups))
-        return self._sampled[seed]
+            self._sampled[made_of] = Contexts(tuple(tuple(group) for group in groups))
+        return self._sampled[made_of]
 
     @property
     def practice(self) -> Sequence[Practice]:

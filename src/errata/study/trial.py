@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -13,6 +14,7 @@ from errata.editors.locate_then_edit import LocateThenEdit
 from errata.editors.supplies import Supplies
 from errata.errors import UnknownName
 from errata.fact import Fact
+from errata.method import Method, Pair
 from errata.methods import METHODS
 from errata.methods import method as row_of
 from errata.statistics import KeyStatistics
@@ -36,6 +38,8 @@ class Trial:
 
     facts: tuple[Fact, ...]
     supplies: Supplies
+    table: Mapping[str, Method] | None = None
+    """Where names of methods are looked up, in place of METHODS."""
 
     @property
     def decoder(self) -> Decoder:
@@ -68,18 +72,19 @@ class Trial:
         """The same with other context prefixes."""
         return replace(self, supplies=self.supplies.in_contexts(contexts))
 
-    def pipeline(self, method: str) -> LocateThenEdit:
+    def pipeline(self, method: str | Method) -> LocateThenEdit:
         """A method's construction and solver, set as the recipe says. Raises UnknownName if it has none."""
         recipe, depth = self.supplies.recipe, self.decoder.depth
-        pipeline = row_of(method).pipeline(recipe, depth)
+        table = self.table or METHODS
+        pipeline = row_of(method, table).pipeline(recipe, depth)
         if not isinstance(pipeline, LocateThenEdit):
-            known = [name for name, row in METHODS.items() if isinstance(row.pipeline(recipe, depth), LocateThenEdit)]
-            raise UnknownName("locate-then-edit method", method, known)
+            known = [name for name, row in table.items() if isinstance(row, Pair)]
+            raise UnknownName("locate-then-edit method", str(method), known)
         return pipeline
 
-    def edit(self, method: str | LocateThenEdit) -> Tried:
+    def edit(self, method: str | Method | LocateThenEdit) -> Tried:
         """Edit all facts at once, note what came of it, and take the edit off again."""
-        pipeline = self.pipeline(method) if isinstance(method, str) else method
+        pipeline = method if isinstance(method, LocateThenEdit) else self.pipeline(method)
         outcome = pipeline.edit(self.facts, self.supplies)
         outcome.restore()
         assert isinstance(outcome.edit, WeightEdit)

@@ -15,6 +15,7 @@ from errata.decoder.decoder import Decoder
 from errata.decoder.layout import Space
 from errata.decoder.site import FactSite, Site
 from errata.decoder.tails import Row
+from errata.description import description
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ class Search:
     def departures(self) -> dict[str, str]:
         """What differs from the usual search, as text by name; the space is told apart elsewhere."""
         changed = {f.name: (getattr(self, f.name), f.default) for f in fields(self) if f.name != "space"}
-        return {name: repr(value) for name, (value, usual) in changed.items() if value != usual}
+        return {name: description(value) for name, (value, usual) in changed.items() if value != usual}
 
 
 USUAL = Search()

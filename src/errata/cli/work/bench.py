@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from errata.bench import Bench, Dataset, Grid, Observer, Reckoning, Results
 from errata.bench.cluster import run_on_ray
 from errata.bench.settings import parse_values
 from errata.cli.console import err, fail, fleet, out, progress, show, warn
-from errata.cli.work.opening import corpus_of, open_decoder, practice_of
+from errata.cli.work.opening import corpus_of, open_decoder, practice_of, table_of
 from errata.dataset import OnConflict, named_cases
 from errata.errors import BadRecord, ErrataError
 from errata.evaluate import Case
@@ -36,6 +36,8 @@ class BenchRun:
     output: Path
     trust: bool
     command: str
+    plugin: Path | None = None
+    """Run again in every process of a cluster."""
 
     @property
     def layout(self) -> Path | None:
@@ -49,7 +51,7 @@ class BenchRun:
 
     def bench(self, observer: Observer | None = None) -> Bench:
         """The bench that runs it; a process of a cluster makes one of its own."""
-        grid = self.grid
+        grid = replace(self.grid, table=table_of(self.plugin))
         return Bench(
             grid,
             self.output.absolute(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from errata.editors.guard import Guard
 from errata.editors.supplies import Progress
 from errata.fact import Fact, check_facts
 from errata.files import write_text
+from errata.method import Method
 from errata.methods import method as row_of
 from errata.recipe import Recipe
 from errata.record.tables import answer_table, health_table, residual_table, seconds_table
@@ -31,17 +33,18 @@ def facts_of(name: str, format: str | None, limit: int | None, on_conflict: OnCo
 
 def editor_for(
     decoder: Decoder,
-    method: str,
+    named: tuple[str, Mapping[str, Method]],
     recipe: Recipe,
     corpus: Corpus | None,
     practice: tuple[str, str | None, OnConflict],
     guard: Guard | None,
     progress: Progress,
 ) -> Editor:
-    """The editor of a method; practice cases are read only for a method that is trained (see `practice_of`)."""
-    cases = practice_of(*practice) if "practice" in row_of(method).needs else ()
+    """The editor of a method, named in a table. Practice cases are read only for one that is trained."""
+    method, table = named
+    cases = practice_of(*practice) if "practice" in row_of(method, table).needs else ()
     given: Any = {"recipe": recipe, "corpus": corpus, "practice": cases, "guard": guard}
-    return Editor(decoder, method, **given, progress=progress, fleet=fleet())
+    return Editor(decoder, method, methods=table, **given, progress=progress, fleet=fleet())
 
 
 def show_outcome(outcome: Outcome, ledgers: dict[str, Any]) -> None:

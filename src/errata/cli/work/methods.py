@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import Any
+from collections.abc import Mapping
 
-from errata.methods import METHODS, Method, Pair, Sibling
+from errata.cli.console import warn
+from errata.errors import BadPlugin
+from errata.method import Method, Pair, in_short
+from errata.plugins import installed, installed_method
 from errata.recipe import known_recipes
 from errata.record.tables import Table
-from errata.solvers import Solver
-from errata.targets import TargetConstruction
 
 
 def recipe_table() -> Table:
@@ -18,32 +18,38 @@ def recipe_table() -> Table:
     return Table.plain(["recipe", "window", "models"], rows, 3)
 
 
-def method_table() -> Table:
-    """The methods, their axes, what they need and their papers."""
-    rows = [[name, *axes(row), needed(row), row.paper] for name, row in METHODS.items()]
-    return Table.plain(["method", "targets", "solver", "needs", "after (arXiv)"], rows, 5)
+def installed_methods() -> dict[str, Method]:
+    """The methods that installed packages bring; of one that cannot be loaded, a warning."""
+    rows = {}
+    for name in installed():
+        try:
+            rows[name] = installed_method(name)
+        except BadPlugin as error:
+            warn(str(error))
+    return rows
 
 
-def needed(row: Method) -> str:
-    """What a method needs besides a model and facts."""
-    return "corpus" if "statistics" in row.needs else "practice" if "practice" in row.needs else "-"
+def method_table(methods: Mapping[str, Method]) -> Table:
+    """The methods, their axes and their papers."""
+    rows = [[name, *axes(row), row.paper.label] for name, row in methods.items()]
+    return Table.plain(["method", "targets", "solver", "paper"], rows, 4)
+
+
+def paper_lines(methods: Mapping[str, Method]) -> list[tuple[str, object]]:
+    """The address of each paper, under the label that the table has for it."""
+    papers = {row.paper.label: row.paper.link for row in methods.values()}
+    return [(label, link) for label, link in papers.items() if link]
+
+
+def need_lines(methods: Mapping[str, Method]) -> list[tuple[str, object]]:
+    """What whoever runs a method must give besides a model and facts."""
+    trained = [name for name, row in methods.items() if "practice" in row.needs]
+    return [
+        ("--corpus", "text to gather key statistics from: every method with a solver"),
+        ("--practice", f"cases to train on first: {', '.join(trained)}"),
+    ]
 
 
 def axes(row: Method) -> tuple[str, str]:
     """The two axes of locate-then-edit; of another kind of editor, its name."""
-    if isinstance(row, Pair):
-        return told(row.construction), told(row.solver)
-    assert isinstance(row, Sibling)
-    return row.kind.__name__, "-"
-
-
-def told(part: TargetConstruction | Solver) -> str:
-    """An axis member with the settings that differ from its defaults."""
-    changed: list[str] = []
-    for f in fields(part):  # type: ignore[arg-type]
-        value: Any = getattr(part, f.name)
-        if isinstance(value, Solver | TargetConstruction):
-            changed.append(told(value))
-        elif value != f.default:
-            changed.append(f"{f.name}={value}" if isinstance(value, bool) else str(value))
-    return type(part).__name__ + (f"({', '.join(changed)})" if changed else "")
+    return (in_short(row.construction), in_short(row.solver)) if isinstance(row, Pair) else (row.title, "-")

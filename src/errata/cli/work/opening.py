@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ from errata.decoder.corpus import Corpus
 from errata.decoder.decoder import Decoder
 from errata.decoder.layout import DecoderLayout
 from errata.evaluate import Case
+from errata.method import Method
+from errata.methods import METHODS
+from errata.plugins import read_plugin
 from errata.pocket.cases import cases as pocket_cases
 from errata.recipe import Recipe, parse_window, recipe_for
 
@@ -41,6 +44,11 @@ def open_decoder(
     )
     decoder.name = "pocket"
     return decoder
+
+
+def table_of(plugin: Path | None) -> Mapping[str, Method]:
+    """The published methods, and those of a file of the user's own. Raises BadPlugin."""
+    return METHODS if plugin is None else {**METHODS, **read_plugin(plugin, METHODS)}
 
 
 def recipe_of(decoder: Decoder, name: str | None, window: str | None) -> Recipe:
