@@ -37,6 +37,26 @@ DETAIL_COLUMNS: tuple[Column, ...] = (
 )
 """Efficacy by how often a subject is edited, the unedited model's entropy on neighbours (evaluation 7.6, 7.13)."""
 
+NO_COLUMN = frozenset(
+    (
+        *("efficacy_diff", "generalisation_diff", "novel_diff", "neighbourhood_diff"),
+        *("novel_success", "neighbourhood_accuracy", "specificity_js"),
+        *("far_js", "far_top1", "far_top5", "far_top10", "far_entropy"),
+        *("efficacy_free", "generalisation_free", "generalisation_stop", "novel_free", "novel_stop"),
+        *("portability_reasoning", "portability_subject_aliasing", "portability_logical_generalization"),
+        *("portability_one_hop", "portability_multi_hop", "portability_personas"),
+        *("locality_relation_specificity", "locality_forgetfulness", "locality_neighborhood"),
+    )
+)
+"""Scores of errata's own that records hold and tables leave out, so that a table stays readable."""
+
+
+def score_columns(better: Mapping[str, bool | None]) -> list[Column]:
+    """Columns of the scores that are there, given by name with what is better; a new probe's is titled by its name."""
+    listed = {key for key, _, _ in (*SCORE_COLUMNS, *DETAIL_COLUMNS)} | NO_COLUMN
+    usual = [column for column in SCORE_COLUMNS if column[0] in better]
+    return usual + [(name, name, higher) for name, higher in better.items() if name not in listed]
+
 
 @dataclass(frozen=True)
 class Table:
@@ -98,7 +118,9 @@ def score_table(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
     `records`: row name -> score records, each with `name` and `value`.
     """
     scores = {row: {record["name"]: record for record in found} for row, found in records.items()}
-    present = [c for c in SCORE_COLUMNS if any(c[0] in found for found in scores.values())]
+    present = score_columns(
+        {name: record.get("higher_is_better") for found in scores.values() for name, record in found.items()}
+    )
     edited = [name for name in scores if name != "unedited"]
     rows, best = [], []
     for name, found in scores.items():
@@ -107,7 +129,7 @@ def score_table(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
             values = {row: scores[row][key]["value"] for row in edited if key in scores[row]}
             top = (max if higher else min)(values.values(), default=None)
             cells.append(f"{found[key]['value']:.3f}" if key in found else "-")
-            marks.append(len(set(values.values())) > 1 and values.get(name) == top)
+            marks.append(higher is not None and len(set(values.values())) > 1 and values.get(name) == top)
         rows.append(cells)
         best.append(marks)
     return Table(["", *(title for _, title, _ in present)], rows, best)

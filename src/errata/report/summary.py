@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from typing import Any, Literal
 
 from errata.record.cell import UNEDITED, CellRecord, Measured
-from errata.record.tables import DETAIL_COLUMNS, SCORE_COLUMNS, Column, Table
+from errata.record.tables import DETAIL_COLUMNS, Column, Table, score_columns
 
 DETAILS = "subjects edited once or more often, and entropy of neighbours in nats"
 Show = Literal["mean", "beside", "below"]
@@ -111,11 +111,20 @@ def section_title(rows: Sequence[Summary]) -> str:
     return ", ".join(filter(None, [Path(model).name, Path(dataset).name, f"{edits} edits", *fixed]))
 
 
-def score_rows(rows: Sequence[Summary], show: Show, columns: Sequence[Column] = SCORE_COLUMNS) -> Table:
-    """These scores over rows of one section, a column per swept setting; the best edited ones are marked."""
+def score_rows(rows: Sequence[Summary], show: Show, columns: Sequence[Column] = ()) -> Table:
+    """These scores (all with a column, if none are named) over rows of one section, a column per swept setting.
+
+    The best edited ones are marked.
+    """
     edited = [row for row in rows if row.method != UNEDITED]
     swept = differing(edited)
-    present = [column for column in columns if any(column[0] in row.scores for row in rows)]
+    better = {
+        name: score.higher_is_better
+        for row in rows
+        for cell in row.by_seed.values()
+        for name, score in cell.scores.items()
+    }
+    present = [column for column in columns or score_columns(better) if any(column[0] in row.scores for row in rows)]
     cells, best = [], []
     for row in rows:
         mine = dict(row.settings)
