@@ -62,7 +62,7 @@ class SubjectNotFound(FactError):
 
 
 class UnusableFacts(FactError):
-    """Facts that cannot be edited; all of them are in `problems`, the first are shown."""
+    """Facts that cannot be edited. `problems` has all reasons, as `errata.fact.Problem` where one fact has it."""
 
     def __init__(self, problems: Iterable[object], advice: str = "") -> None:
         self.problems = list(problems)

@@ -62,6 +62,17 @@ def test_a_grid_from_a_file(room: Path) -> None:
     assert done.stdout.splitlines()[2].split(",")[3] == "onelayer"
 
 
+def test_records_that_conflict_are_settled_and_as_many_facts_are_edited_as_asked_for(room: Path) -> None:
+    lines = (room / "cases.jsonl").read_text().splitlines()
+    (room / "twice.jsonl").write_text("\n".join([lines[0], *lines]))
+    start = ["bench", str(room / "model"), "--methods", "memit", "--edits", "2", "--dataset", str(room / "twice.jsonl")]
+    start += ["--corpus", str(room / "corpus.txt"), "-o", str(room / "twice"), "--dry-run"]
+    with pytest.raises(ErrataError, match="fact 1 repeats fact 0"):
+        CliRunner().invoke(app, start, catch_exceptions=False)
+    done = CliRunner().invoke(app, [*start, "--on-conflict", "first"], catch_exceptions=False)
+    assert done.exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [

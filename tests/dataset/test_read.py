@@ -99,6 +99,18 @@ def test_messages_about_records_are_short_and_show_no_control_codes(
     assert "\x1b" not in str(error.value)
 
 
+def test_a_field_that_is_nearly_one_of_the_formats_is_told(tmp_path: Path) -> None:
+    notes: list[str] = []
+    row = PLAIN | {"paraphrase": ["Velm lies in"], "Locality_checks": [], "remark": "mine", "id": 1}
+    read_cases(written(tmp_path, row), note=notes.append)
+    assert notes == [
+        "the field 'paraphrase' is not read; is it 'paraphrases'?",
+        "the field 'Locality_checks' is not read; is it 'locality_checks'?",
+    ]
+    read_cases(written(tmp_path, LOADED["fe"][0] | {"paraphrase_prompt": "x"}), note=notes.append)
+    assert len(notes) == 2
+
+
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_limit_below_one_is_refused(limit: int, tmp_path: Path) -> None:
     path = written(tmp_path, PLAIN)

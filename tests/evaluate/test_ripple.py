@@ -68,6 +68,19 @@ def test_portability_is_the_share_of_answer_tokens_that_are_the_first_choice(dec
     assert Portability("reasoning")(decoder, [case]).value == pytest.approx((right[0] + right[1]) / 2)
 
 
+def test_of_an_answer_and_its_aliases_the_nearest_counts(decoder: Decoder) -> None:
+    said = answer_of(decoder, "The king of Velm is", 2)
+    alone, other = Check("multi_hop", "The king of Velm is", "long and wide"), Check("multi_hop", "Old Velm is in", "a")
+    named = Check("multi_hop", "The king of Velm is", "long and wide", ("Estria", said, " "))
+    low, right, mixed = Portability("multi_hop")(
+        decoder,
+        [Case(FACT, str(i), portability=checks) for i, checks in enumerate([(alone,), (named,), (other, named)])],
+    ).per_case
+    assert low is not None and low < 1  # noqa: PT018
+    assert right == 1
+    assert mixed == pytest.approx((Portability()(decoder, [Case(FACT, "", portability=(other,))]).value + 1) / 2)
+
+
 def test_a_kind_that_no_case_has_is_missing_and_named(decoder: Decoder) -> None:
     case = Case(FACT, "0", locality=NEAR)
     scores = evaluate(decoder, [case], probes("portability", "locality"))

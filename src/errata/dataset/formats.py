@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
-from errata.dataset.case import OPTIONAL_CHECKS, OPTIONAL_LISTS, Case, Check
+from errata.dataset.case import OPTIONAL_CHECKS, OPTIONAL_LISTS, OPTIONAL_TEXT, Case, Check
 from errata.dataset.record import Record
 from errata.dataset.references import Topic
 from errata.errors import BadRecord, UnknownName, printable
@@ -22,6 +22,7 @@ class RecordFormat:
 
     `read` gives the case of each of a record's facts. `questions` are those whose answers rest on all of its facts
     together. `topics` are what reference texts are kept under, one for each fact; None: these records do not say.
+    `optional` are the other fields of a format that has no fields besides.
     """
 
     name: str
@@ -30,6 +31,7 @@ class RecordFormat:
     source: str
     questions: Callable[[Record], tuple[Check, ...]] | None = None
     topics: Callable[[Record], list[Topic]] | None = None
+    optional: tuple[str, ...] = ()
 
     def lacks(self, row: dict[str, object]) -> list[str]:
         """The fields that a record does not have."""
@@ -203,6 +205,7 @@ def _question(text: str) -> str:
 
 _FACT = ("prompt", "subject", "target_new")
 
+_OPTIONAL = ("id", "case_id", *OPTIONAL_TEXT, *OPTIONAL_LISTS, *(f"{name}_checks" for name in OPTIONAL_CHECKS))
 _EASYEDIT = "rephrase_prompt|rephrase|locality_prompt|locality_inputs|portability_inputs|ground_truth"
 
 FORMATS: tuple[RecordFormat, ...] = (  # the first that fits is taken: special ones stand before general ones
@@ -223,7 +226,7 @@ FORMATS: tuple[RecordFormat, ...] = (  # the first that fits is taken: special o
         "wikibigedit", ("update", "subject", "ans"), _wikibigedit, "huggingface.co/datasets/lukasthede/WikiBigEdit"
     ),
     RecordFormat("fastedit", ("prompt", "subject", "target"), _fastedit, "github.com/hiyouga/FastEdit"),
-    RecordFormat("errata", _FACT, _errata, "Case.to_json"),
+    RecordFormat("errata", _FACT, _errata, "Case.to_json", optional=_OPTIONAL),
 )
 
 
@@ -248,6 +251,13 @@ def format_of(where: str, row: dict[str, object]) -> RecordFormat:
         f"{where}: fields {fields or 'none'} fit no format. Nearest is {nearest.name!r}, which also needs {lacking}. "
         f"Others: {others}"
     )
+
+
+def misspelt(format: RecordFormat, names: Iterable[str]) -> dict[str, str]:
+    """Fields that the format does not have, each with the field that is nearly written so."""
+    known = [*format.fields, *format.optional] if format.optional else []
+    near = {name: get_close_matches(name, known, n=1, cutoff=0.8) for name in names if name not in known}
+    return {name: close[0] for name, close in near.items() if close}
 
 
 def _instead(field: str, row: dict[str, object]) -> str:

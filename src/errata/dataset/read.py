@@ -13,7 +13,7 @@ from typing import Any
 
 from errata.dataset.case import Case
 from errata.dataset.conflicts import Exam, OnConflict, settle
-from errata.dataset.formats import FORMATS, RecordFormat, format_named, format_of
+from errata.dataset.formats import FORMATS, RecordFormat, format_named, format_of, misspelt
 from errata.dataset.record import Record
 from errata.dataset.references import Topic, read_references
 from errata.errors import BadRecord, ErrataError, printable
@@ -192,7 +192,9 @@ def _cases(
             f"{len(problems)} of {len(rows)} records do not fit the format {chosen.name!r}:\n  {listed}{more}"
         )
     cases, left_out = settle(exams, on_conflict)
-    for message in (*_numbers_noted(numbers), *left_out):
+    near = misspelt(chosen, {name: None for _, row in rows for name in row})
+    unread = [f"the field {printable(name)} is not read; is it {other!r}?" for name, other in near.items()]
+    for message in (*_numbers_noted(numbers), *unread, *left_out):
         note(message)
     return cases
 

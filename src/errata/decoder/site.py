@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from errata.errors import SubjectNotFound, UnusableFacts
-from errata.fact import Fact
+from errata.errors import SubjectNotFound, UnusableFacts, printable
+from errata.fact import Fact, Problem
 
 ESSENCE = "{} is a"
 """The prompt on which a fact's anchor must not change what the subject is (method 1.5)."""
@@ -136,7 +136,7 @@ class Tokens:
         Raises SubjectNotFound if the prompt has no single `{}`, or a token spans the subject's end.
         """
         if prompt.count("{}") != 1:
-            raise SubjectNotFound(f"prompt {prompt!r} must have '{{}}' exactly once, where the subject stands")
+            raise SubjectNotFound(f"prompt {printable(prompt)} must have '{{}}' exactly once, where the subject stands")
         before, behind = (self._clean(part) for part in prompt.split("{}"))
         before = prefix + before
         text = (before + subject + behind).rstrip(" ")
@@ -146,8 +146,8 @@ class Tokens:
         decisive = by_prefix if decisive is None else decisive
         if decisive != by_prefix or self.prompt(before + subject) != ids[: decisive + 1]:
             raise SubjectNotFound(
-                f"subject {subject!r} in {text!r}: a token spans the end of the subject, so no token is its last. "
-                "Put a space or a comma behind the subject."
+                f"subject {printable(subject)} in {printable(text)}: a token spans the end of the subject, so no token "
+                "is its last. Put a space or a comma behind the subject."
             )
         return Prompt(tuple(ids), decisive)
 
@@ -166,7 +166,7 @@ class Tokens:
             try:
                 places.append(self._place(fact, contexts))
             except SubjectNotFound as error:
-                problems.append(f"fact {i}: {error}")
+                problems.append(Problem(i, f"cannot be used: {error}"))
         if problems:
             raise UnusableFacts(problems)
         return Site(tuple(facts), contexts, tuple(places))
