@@ -53,7 +53,9 @@ def bench(
     practice: Practice = None,
     on_conflict: Annotated[
         Conflict | None,
-        typer.Option(help="What to do with records of a file that repeat or contradict each other. Default: refuse."),
+        typer.Option(
+            help="Records that repeat or contradict each other: refuse the file, or keep the first or last of them."
+        ),
     ] = None,
     layout: Layout = None,
     ray: Annotated[

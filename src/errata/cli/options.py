@@ -28,8 +28,8 @@ Plugin = Annotated[
     Path | None,
     typer.Option(
         "--plugin",
-        help="A Python file of your own that defines METHODS. It is run, with all that your account may do: name no "
-        "stranger's file.",
+        help="A Python file that defines METHODS, methods of your own. It runs with all the rights of your account, "
+        "so name only a file that you trust.",
     ),
 ]
 RecipeName = Annotated[
@@ -61,13 +61,16 @@ Layout = Annotated[
 ]
 Format = Annotated[
     str | None,
-    typer.Option("--format", help="How the file's records are written, such as errata, rome or mquake. Default: seen."),
+    typer.Option(
+        "--format",
+        help="How the file's records are written, such as rome or mquake. Default: recognised by their fields.",
+    ),
 ]
 OnConflict = Annotated[
     Conflict,
     typer.Option(
         "--on-conflict",
-        help="What to do with records that repeat or contradict each other: keep the first or the last.",
+        help="Records that repeat or contradict each other: refuse the file, or keep the first or the last of them.",
     ),
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Use only the first N records of the file.")]
