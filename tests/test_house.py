@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,19 @@ def test_imports_point_downwards(file: Path) -> None:
         beside = {other for other in others if FLOOR[str(other)] == FLOOR[mine]}
         assert not beside, f"{mine} imports {beside} beside it"
     assert not others & ({"pocket", "cli"} - {"cli": {"pocket"}, "__main__": {"cli"}}.get(mine, set()))
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Imports for type checkers and within functions count too: what needs each other is one thing, or badly cut."""
+    modules = {module_name(file): file for file in FILES if room(module_name(file)) != "decoder"}
+    graph = {
+        name: {other if other in modules else other.rpartition(".")[0] for other in imports(file)} & set(modules)
+        for name, file in modules.items()
+    }
+    try:
+        TopologicalSorter({name: needed - {name} for name, needed in graph.items()}).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {' <- '.join(error.args[1])}")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from errata.decoder.corpus import Corpus
 from errata.decoder.decoder import Decoder
 from errata.decoder.site import Contexts
 from errata.editors.base import Edit, Ledger, Outcome
-from errata.editors.guard import Guard
+from errata.editors.guard import USUAL, Guard
 from errata.editors.lesson import Practice
 from errata.editors.saved import load_edit
 from errata.editors.schedule import Schedule
@@ -48,7 +48,7 @@ class Editor:
         statistics: Mapping[int, KeyStatistics] | None = None,
         contexts: Contexts | None = None,
         practice: Sequence[Case] = (),
-        guard: Guard | None = None,
+        guard: Guard | None = USUAL,
         store: Store | None = None,
         progress: Progress | None = None,
         fleet: Fleet = SOLO,
@@ -57,9 +57,10 @@ class Editor:
         """`method`: a Method, or its name in the table `methods`. `corpus`: where key statistics are gathered if
         neither given nor stored: texts, a file, or a dataset name. `contexts` None: sampled from the unedited model
         with the recipe's seed. `practice`: cases from which a method that has to learn how to edit does so; none of
-        them may be evaluated. `guard`: limits at which an edit in batches stops; without texts of its own it is given
-        some. `store` None: the default. `fleet`: the processes that share the work; every one of them calls the same
-        things in the same order. `supplies`: all of this as it is at hand already, in place of the rest.
+        them may be evaluated. `guard`: limits at which an edit is taken back, and one in batches stops; without texts
+        of its own it is given some; None: no limits. `store` None: the default. `fleet`: the processes that share the
+        work; every one of them calls the same things in the same order. `supplies`: all of this as it is at hand
+        already, in place of the rest.
 
         Raises UnknownMethod, UnknownName, BadRecipe, WindowOutside.
         """

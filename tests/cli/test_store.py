@@ -10,7 +10,8 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from errata.cli.store import parse_age, parse_size, store_app, told_age, told_size
+from errata.cli.store import store_app
+from errata.cli.units import age_text, parse_age, parse_size, size_text
 from errata.errors import ErrataError
 from errata.store import Store
 from errata.upkeep import entries
@@ -71,8 +72,8 @@ def test_a_kind_limits_what_is_removed(store: Store) -> None:
 def test_ages_and_sizes_are_read_and_told() -> None:
     assert (parse_age("30d"), parse_age("1.5 h"), parse_age("2W")) == (2592000, 5400, 1209600)
     assert (parse_size("10GB"), parse_size("2 gib"), parse_size("77"), parse_size("0")) == (10**10, 2**31, 77, 0)
-    assert [told_size(n) for n in (0, 999, 12345, 49_200_000)] == ["0 B", "999 B", "12.3 KB", "49.2 MB"]
-    assert [told_age(n) for n in (-1, 100, 4000, 3e6)] == ["0s", "2m", "1h", "35d"]
+    assert [size_text(n) for n in (0, 999, 12345, 49_200_000)] == ["0 B", "999 B", "12.3 KB", "49.2 MB"]
+    assert [age_text(n) for n in (-1, 100, 4000, 3e6)] == ["0s", "2m", "1h", "35d"]
 
 
 @pytest.mark.parametrize("flags", [("--older-than", "30"), ("--older-than", "d"), ("--max-size", "10 giga")])

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from errata import Decoder, Store, WeightEdit
+from errata import Corpus, Decoder, Store, WeightEdit
+from errata.dataset import Case
 from errata.editors.guard import Guard, Health, Watch
 from errata.errors import Collapsed
-from tests.editing import BOTH, decoder_of, editor_of
+from tests.editing import BOTH, RECIPE, decoder_of, editor_of
+from tests.editors.test_siblings import QUICK
 from tests.models import FAMILIES, tiny_corpus, tiny_facts, tokenizer_of
 
 FACTS = tiny_facts()
@@ -69,6 +73,52 @@ def test_a_first_batch_that_crosses_a_limit_is_taken_back() -> None:
     with pytest.raises(Collapsed, match=r"after the first batch .* of layer . is .*above 1e-09. Nothing was kept"):
         editor_of(decoder, "memit", guard=Guard(TEXTS, growth=1e-9)).edit(FACTS, batch=4)
     assert not decoder.is_edited
+
+
+@pytest.mark.parametrize("method", ["memit+fe", "ft-m", "wise", "rledit"])
+def test_a_single_edit_that_crosses_a_limit_is_taken_back(method: str) -> None:
+    decoder = decoder_of("llama")
+    before = decoder.weight(2).clone()
+    recipe = replace(RECIPE, editors=QUICK)
+    practice = [Case(fact, str(i)) for i, fact in enumerate(FACTS[4:])]
+    editor = editor_of(decoder, method, guard=Guard(TEXTS, divergence=0.0), recipe=recipe, practice=practice)
+    with pytest.raises(Collapsed, match=r"after this edit .* above 0.0. Nothing was kept; the model is as it was"):
+        editor.edit(FACTS[:4])
+    assert not decoder.is_edited
+    assert torch.equal(decoder.weight(2), before)
+
+
+def test_the_guard_is_on_unless_it_is_turned_off() -> None:
+    decoder = decoder_of("llama")
+    watched = editor_of(decoder, "memit").edit(FACTS)
+    assert len(watched.ledger.health) == 1
+    watched.restore()
+    assert not editor_of(decoder, "memit", guard=None).edit(FACTS).ledger.health
+
+
+def test_batches_of_an_earlier_run_are_watched_under_new_limits_too() -> None:
+    store = Store.nowhere()
+
+    def stopped(stage: str, done: int, total: int) -> None:
+        if (stage, done) == ("batches", 1):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        editor_of(decoder_of("llama"), "memit", guard=OPEN, store=store, progress=stopped).edit(FACTS, batch=4)
+    with pytest.raises(Collapsed, match="after the first batch"):
+        editor_of(decoder_of("llama"), "memit", guard=Guard(TEXTS, growth=1e-9), store=store).edit(FACTS, batch=4)
+    resumed = editor_of(decoder_of("llama"), "memit", guard=OPEN, store=store).edit(FACTS, batch=4)
+    assert "the first 1 batches were done by an earlier run" in resumed.ledger.notes[0]
+    assert [health.batch for health in resumed.ledger.health] == [0, 1]
+
+
+def test_a_guard_reads_no_corpus_that_would_have_to_be_downloaded() -> None:
+    def unreachable() -> Iterator[str]:
+        raise OSError("no network")
+
+    editor = editor_of(decoder_of("llama"), "memit", corpus=Corpus("hub:somewhere", unreachable))
+    assert editor.supplies.guard is not None
+    assert len(editor.supplies.guard.texts) == 20
 
 
 def test_a_guard_without_texts_is_given_some() -> None:

@@ -29,7 +29,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "ft-m": {"epochs": 2, "learning_rate": 0.05},
     "locft-bf": {"epochs": 2, "learning_rate": 0.05, "batch_size": 2, "eos": False},
     "wise": {"iterations": 2, "save_every": 2, "merge_every": 2},
-    "rledit": {"rank": 4, "blocks": 1, "batch_size": 2, "learning_rate": 0.02},
+    "rledit": {"rank": 4, "blocks": 1, "batch_size": 2, "learning_rate": 0.01},
 }
 
 

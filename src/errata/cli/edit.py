@@ -73,7 +73,7 @@ def edit(
         bool,
         typer.Option(
             "--guard/--no-guard",
-            help="With --batch: stop when a batch changes too much of what else the model says, and undo that batch.",
+            help="Undo an edit that changes too much of what else the model says; with --batch, its last batch alone.",
         ),
     ] = True,
     checkpoint: Annotated[
@@ -93,7 +93,7 @@ def edit(
     from errata.cli.work.opening import corpus_of, open_decoder, recipe_of, table_of
     from errata.cli.work.plan import findings, plan
     from errata.editors.folder import check_replaceable
-    from errata.editors.guard import Guard
+    from errata.editors.guard import USUAL
     from errata.editors.saved import load_edit
 
     table = table_of(plugin)
@@ -103,7 +103,7 @@ def edit(
     decoder = open_decoder(model, dtype, device, trust_remote_code, layout)
     decoder.check_finite()
     chosen = recipe_of(decoder, recipe, window)
-    guard = Guard() if guarded and batch else None
+    guard = USUAL if guarded else None
     with progress() as tell:
         texts = corpus_of(model, corpus)
         editor = editor_for(decoder, (method, table), chosen, texts, (model, practice, on_conflict.value), guard, tell)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from pathlib import Path
 from typing import Annotated
@@ -10,11 +9,7 @@ from typing import Annotated
 import typer
 
 from errata.cli.console import lines, out, show
-from errata.errors import ErrataError
-
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-_BYTES = {"": 1, "B": 1} | {f"{letter}B": 1000**i for i, letter in enumerate("KMGT", start=1)}
-_BYTES |= {f"{letter}IB": 1024**i for i, letter in enumerate("KMGT", start=1)}
+from errata.cli.units import parse_age, parse_size, size_text
 
 Where = Annotated[
     Path | None,
@@ -46,7 +41,7 @@ def list_store(
     show(by_shelf(found, now) if each else by_kind(found, now))
     left = leftovers(at, now)
     if left:
-        size = told_size(sum(one.size for one in left))
+        size = size_text(sum(one.size for one in left))
         out.print(
             f"{len(left)} leftovers of killed processes or damaged files, {size}; `errata store prune` removes them"
         )
@@ -85,45 +80,13 @@ def prune_store(
     lines(
         [
             ("store", at.root),
-            ("to remove", f"{len(gone)} shelves, {told_size(sum(entry.size for entry in gone))}"),
-            ("leftovers", f"{len(left)}, {told_size(sum(one.size for one in left))}"),
-            ("stays", told_size(stays)),
+            ("to remove", f"{len(gone)} shelves, {size_text(sum(entry.size for entry in gone))}"),
+            ("leftovers", f"{len(left)}, {size_text(sum(one.size for one in left))}"),
+            ("stays", size_text(stays)),
         ]
     )
     if dry_run or not (gone or left):
         return
     if not yes:
         typer.confirm("Remove?", abort=True)
-    out.print(f"{told_size(remove([*gone, *left]))} freed")
-
-
-def parse_age(text: str) -> float:
-    """`30d` in seconds. Raises ErrataError."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw])", text.strip().lower())
-    if not found:
-        raise ErrataError(f"{text!r}: write an age as a number and s, m, h, d or w, such as 30d")
-    return float(found[1]) * _SECONDS[found[2]]
-
-
-def parse_size(text: str) -> int:
-    """`10GB` or `10GiB` in bytes. Raises ErrataError."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?I?B?)", text.strip().upper())
-    if not found or found[2] not in _BYTES:
-        raise ErrataError(f"{text!r}: write a size as a number and B, KB, MB, GB, TB or KiB to TiB, such as 10GB")
-    return int(float(found[1]) * _BYTES[found[2]])
-
-
-def told_size(size: float) -> str:
-    """Bytes to read."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if size < 999.5 or unit == "GB":
-            break
-        size /= 1000
-    return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
-
-
-def told_age(seconds: float) -> str:
-    """`3d`: whole units, the largest that fits."""
-    fits = [(unit, length) for unit, length in _SECONDS.items() if unit != "w" and seconds >= length]
-    unit, length = fits[-1] if fits else ("s", 1)
-    return f"{max(0.0, seconds) / length:.0f}{unit}"
+    out.print(f"{size_text(remove([*gone, *left]))} freed")

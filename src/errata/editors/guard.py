@@ -60,6 +60,10 @@ class Guard:
         return next(crossed, None)
 
 
+USUAL = Guard()
+"""What an edit is watched by unless another guard, or none, is asked for."""
+
+
 class Watch:
     """A guard at work: what the unedited model makes of the texts, to compare with."""
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from errata.cli.store import told_age, told_size
+from errata.cli.units import age_text, size_text
 from errata.errors import ErrataError
 from errata.record.tables import Table
 from errata.store import SCHEMA, Store
@@ -36,18 +36,18 @@ def by_kind(found: Sequence[Entry], now: float) -> Table:
 def _row(names: list[str], group: Sequence[Entry], now: float) -> list[str]:
     made = [now - entry.made for entry in group]
     used = [now - entry.used for entry in group]
-    counts = [str(len(group)), str(sum(entry.files for entry in group)), told_size(sum(e.size for e in group))]
+    counts = [str(len(group)), str(sum(entry.files for entry in group)), size_text(sum(e.size for e in group))]
     return [*names, *counts, _span(made), _span(used)]
 
 
 def _span(ages: Sequence[float]) -> str:
-    ends = list(dict.fromkeys(map(told_age, (min(ages), max(ages)))))
+    ends = list(dict.fromkeys(map(age_text, (min(ages), max(ages)))))
     return f"{' to '.join(ends)} ago"
 
 
 def by_shelf(found: Sequence[Entry], now: float) -> Table:
     rows = [
-        [_kind(e), _told(e.made_of), str(e.files), told_size(e.size), told_age(now - e.made), told_age(now - e.used)]
+        [_kind(e), _told(e.made_of), str(e.files), size_text(e.size), age_text(now - e.made), age_text(now - e.used)]
         for e in found
     ]
     return Table.plain(["kind", "made of", "files", "size", "made", "used"], rows, 2)
