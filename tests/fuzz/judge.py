@@ -183,7 +183,7 @@ def _used(use: Callable[[], object]) -> Verdict:
 
 def _problems(error: Exception) -> list[str]:
     if isinstance(error, UnusableFacts):
-        return error.problems or [""]
+        return [str(problem) for problem in error.problems] or [""]
     return str(error).splitlines() or [""]
 
 
