@@ -43,6 +43,15 @@ class WeightDelta:
         """The same direction, `factor` times as far."""
         return WeightDelta(self.fingerprint, {name: factor * change for name, change in self.changes.items()})
 
+    def same_changes(self, other: WeightDelta) -> bool:
+        """Whether both hold the same changes, bit for bit, whatever weights they name."""
+        if self.changes is other.changes:
+            return True
+        return self.changes.keys() == other.changes.keys() and all(
+            change is theirs or (change.shape == theirs.shape and torch.equal(change, theirs.to(change)))
+            for change, theirs in ((change, other.changes[name]) for name, change in self.changes.items())
+        )
+
     @property
     def digest(self) -> str:
         """A hash of every value of the change."""

@@ -168,6 +168,7 @@ class Editor:
             for name, content in files.items():
                 (Path(folder) / name).write_bytes(content.numpy().tobytes())
             edit = load_edit(folder)
+            decoder.restore()
             edit.put_on(decoder)
             return Outcome(edit, Ledger(), decoder, tuple(facts[:edited]))
 

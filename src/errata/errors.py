@@ -11,7 +11,10 @@ ErrataError
 │   ├── NotFinite             NaN or infinity in weights, states or updates
 │   ├── Collapsed             the first batch of edits already ruins the model
 │   ├── WrongModel            the edit was made for other weights
-│   └── AlreadyEdited         the model carries an edit already
+│   ├── AlreadyEdited         the model carries an edit already
+│   ├── NotPutOn              an edit is to be taken off that is not on the model
+│   ├── WeightsChanged        something else changed the weights that an edit is on
+│   └── RowTooLong            a text has more tokens than the model has positions
 ├── StatisticsError           key statistics are missing, or of another model or shape
 ├── SolveError                a linear system has no usable solution
 │   ├── SingularSystem
@@ -98,6 +101,18 @@ class WrongModel(ModelError):
 
 class AlreadyEdited(ModelError):
     """The model carries an edit already."""
+
+
+class NotPutOn(ModelError):
+    """An edit is to be taken off that is not on the model."""
+
+
+class WeightsChanged(ModelError):
+    """Something else changed matrices that carry an edit."""
+
+
+class RowTooLong(ModelError):
+    """A text has more tokens than the model has positions."""
 
 
 class StatisticsError(ErrataError):

@@ -22,7 +22,7 @@ from errata.editors.lesson import Lesson
 from errata.editors.side_memory import Router, Side, SideMemory
 from errata.editors.supplies import Progress, Supplies
 from errata.editors.wise import Wise, margin_loss, own_sentences, ties, wise_contexts
-from errata.errors import AlreadyEdited, NotFinite, StoreError, WindowOutside, WrongModel
+from errata.errors import AlreadyEdited, NotFinite, NotPutOn, StoreError, WindowOutside, WrongModel
 from tests.editing import BOTH, RECIPE
 from tests.models import FAMILIES, TINY_GROUPS, tiny_corpus, tiny_facts, tokenizer_of
 
@@ -375,16 +375,29 @@ def test_another_base_is_refused_and_stays_as_it_was() -> None:
         broken.put_on(decoder_of("llama"))
 
 
-def test_one_edit_at_a_time() -> None:
+def test_a_side_memory_stands_alone() -> None:
     decoder = edited("llama")
     with pytest.raises(AlreadyEdited, match="graft at block 3"):
         learn(APART, decoder, FACTS)
     change = WeightDelta(decoder.fingerprint, {decoder.parameter_name(1): torch.ones(48, 80)})
+    with pytest.raises(AlreadyEdited, match="graft at block 3, which stands alone"):
+        WeightEdit(change).put_on(decoder)
+    decoder.restore()
     WeightEdit(change).put_on(decoder)
+    with pytest.raises(AlreadyEdited, match="an edit of 1 matrices"):
+        learnt("llama").put_on(decoder)
+    with pytest.raises(NotPutOn, match="nothing was changed"):
+        learnt("llama").take_off(decoder)
     assert decoder.grafted is None
-    learnt("llama").put_on(decoder)
-    assert decoder.change is None
-    assert torch.equal(decoder.weight(1), decoder_of("llama").weight(1))
+
+
+def test_saving_the_model_itself_does_not_lose_the_memory_unnoticed(tmp_path: Path) -> None:
+    decoder = edited("llama")
+    with pytest.raises(StoreError, match="save_pretrained would write it without"):
+        decoder.model.save_pretrained(tmp_path / "model")
+    learnt("llama").take_off(decoder)
+    decoder.model.save_pretrained(tmp_path / "model")
+    assert (tmp_path / "model" / "model.safetensors").exists()
 
 
 def test_a_checkpoint_does_not_lose_the_memory_unnoticed(tmp_path: Path) -> None:

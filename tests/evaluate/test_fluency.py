@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from errata.decoder import decoder as decoder_module
+from errata.decoder import passes
 from errata.decoder.decoder import Decoder
 from errata.errors import EmptyScore, ErrataError
 from errata.evaluate import Case, Consistency, Continuation, Fluency, TfIdf, evaluate
@@ -39,7 +39,7 @@ def test_a_text_begins_with_its_prompt_and_has_the_asked_length(decoder: Decoder
 def test_a_text_does_not_depend_on_its_batch_and_changes_with_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = [Continuation(prompt, LENGTH) for prompt in (*PROMPTS, "The streets of Isk are")]
     together = Continuation.ask(talkative(), asked)
-    monkeypatch.setattr(decoder_module, "tokens_at_once", lambda _decoder: 1)
+    monkeypatch.setattr(passes, "tokens_at_once", lambda _decoder: 1)
     assert [Continuation.ask(talkative(), [one])[0] for one in asked] == together
     assert Continuation.ask(talkative(), [Continuation(PROMPTS[0], LENGTH, seed=1)])[0] != together[0]
 

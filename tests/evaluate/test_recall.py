@@ -7,7 +7,7 @@ from math import exp
 import pytest
 import torch
 
-from errata.decoder import decoder as decoder_module
+from errata.decoder import passes
 from errata.decoder.decoder import Decoder
 from errata.errors import EmptyScore, UnusableFacts
 from errata.evaluate import (
@@ -80,7 +80,7 @@ def expected(decoder: Decoder, case: Case) -> dict[str, float]:
 def test_batched_scores_are_those_of_one_record_at_a_time(
     decoder: Decoder, cases: list[Case], budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoder_module, "tokens_at_once", lambda _decoder: budget)
+    monkeypatch.setattr(passes, "tokens_at_once", lambda _decoder: budget)
     scores = evaluate(decoder, cases, probes("belief", "neighbourhood"))
     one_by_one = [expected(decoder, case) for case in cases]
     assert set(scores) == {name for found in one_by_one for name in found}

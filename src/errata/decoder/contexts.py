@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from errata.decoder.decoder import Decoder
+from errata.decoder.generation import sampled
 from errata.decoder.site import Contexts
 
 STARTS = ("The", "Therefore", "Because", "I", "You")
@@ -50,12 +51,9 @@ def generate_texts(decoder: Decoder, n: int, seed: int, tokens: int = 16, top: i
 
 def _sampled(decoder: Decoder, generator: torch.Generator, start: str, tokens: int, top: int) -> str:
     row = decoder.token_ids(start)
-    while len(row) < tokens:
-        ((_, _, logits),) = decoder.logits([row], [[len(row) - 1]])
-        best = logits[0].topk(top)
-        choice = torch.multinomial(best.values.softmax(-1).cpu(), 1, generator=generator)
-        row.append(int(best.indices[choice]))
-    return f"{_clean(decoder.decode(row))}. {{}}"
+    choose = sampled(generator, top, decoder.precision)
+    (new,) = decoder.continued([row], tokens - len(row), choose, cached=False)
+    return f"{_clean(decoder.decode([*row, *new]))}. {{}}"
 
 
 def _clean(text: str) -> str:

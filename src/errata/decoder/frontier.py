@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,11 +11,9 @@ from torch import Tensor, nn
 
 from errata.decoder import hooks
 from errata.decoder.layout import Space
+from errata.decoder.passes import Passes
 from errata.decoder.rows import pad
 from errata.decoder.site import Prompt
-
-if TYPE_CHECKING:
-    from errata.decoder.decoder import Decoder
 
 
 class Frontier:
@@ -25,10 +23,10 @@ class Frontier:
     more: its input is kept, and the next question starts there. Valid as long as that order is kept.
     """
 
-    def __init__(self, decoder: Decoder, prompts: Sequence[Prompt]) -> None:
+    def __init__(self, decoder: Passes, prompts: Sequence[Prompt]) -> None:
         self.decoder = decoder
         self.stems = [prompt.stem for prompt in prompts]
-        self.batches = list(decoder._batches([len(stem.ids) for stem in self.stems]))
+        self.batches = list(decoder.batches([len(stem.ids) for stem in self.stems]))
         self.reached = -1
         self._hidden: list[Tensor] = []
 

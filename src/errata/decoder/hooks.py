@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle as Handle
 
 Change = Callable[[Tensor], Tensor]
 
@@ -72,19 +73,23 @@ def substitute(module: nn.Module, change: Change) -> Iterator[None]:
         handle.remove()
 
 
+def keep_stand_in(module: nn.Module, give: Callable[[Tensor, Tensor], Tensor]) -> Handle:
+    """Replace what a linear module gives by `give(input, output)` until the handle is removed."""
+    return module.register_forward_hook(lambda _module, args, output: give(args[0], output))
+
+
 @contextmanager
 def stand_in(module: nn.Module, give: Callable[[Tensor, Tensor], Tensor]) -> Iterator[None]:
-    """Replace what a linear module gives by `give(input, output)`."""
-    handle = module.register_forward_hook(lambda _module, args, output: give(args[0], output))
+    """`keep_stand_in` inside the `with`."""
+    handle = keep_stand_in(module, give)
     try:
         yield
     finally:
         handle.remove()
 
 
-@contextmanager
-def announce(model: nn.Module, begin: Callable[[Tensor], None]) -> Iterator[None]:
-    """Tell `begin` of every pass that starts new sequences, with their real tokens [batch, token].
+def keep_announcing(model: nn.Module, begin: Callable[[Tensor], None]) -> Handle:
+    """Tell `begin` of every pass that starts new sequences, with their real tokens [batch, token], until removed.
 
     A pass with something in its cache goes on with the sequences of the pass before and is not announced.
     """
@@ -99,11 +104,7 @@ def announce(model: nn.Module, begin: Callable[[Tensor], None]) -> Iterator[None
         real = mask if isinstance(mask, Tensor) and mask.shape == tokens.shape else torch.ones_like(tokens)
         begin(real.bool())
 
-    handle = model.register_forward_pre_hook(look, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return model.register_forward_pre_hook(look, with_kwargs=True)
 
 
 @contextmanager

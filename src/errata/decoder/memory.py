@@ -6,15 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
 import torch
 
+from errata.decoder.anatomy import Anatomy
 from errata.statistics import triangle
-
-if TYPE_CHECKING:
-    from errata.decoder.decoder import Decoder
 
 AT_MOST = 8192
 """More tokens than this in one pass bring no speed on any device we measured."""
@@ -97,18 +94,18 @@ def place_for(size: int, device: torch.device) -> torch.device:
     return device if able and size <= ROOM * free_memory(device) else torch.device("cpu")
 
 
-def tokens_at_once(decoder: Decoder, share: float = 0.25, free: int | None = None) -> int:
+def tokens_at_once(decoder: Anatomy, share: float = 0.25, free: int | None = None) -> int:
     """Tokens of a pass without gradients that fit in `share` of the free memory."""
     free = free_memory(decoder.device) if free is None else free
     return max(64, min(AT_MOST, int(share * free / token_bytes(decoder))))
 
 
-def token_bytes(decoder: Decoder) -> int:
+def token_bytes(decoder: Anatomy) -> int:
     """Bytes one token holds at most during a block and at the head."""
     return block_bytes(decoder) + 12 * decoder.vocabulary
 
 
-def block_bytes(decoder: Decoder) -> int:
+def block_bytes(decoder: Anatomy) -> int:
     """Bytes one token holds at most during a block."""
     return decoder.dtype.itemsize * (12 * decoder.width + 4 * decoder.inner(0))
 
@@ -120,7 +117,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def tails_at_once(decoder: Decoder, layer: int, tokens: int, share: float = 0.4, free: int | None = None) -> int:
+def tails_at_once(decoder: Anatomy, layer: int, tokens: int, share: float = 0.4, free: int | None = None) -> int:
     """Facts of `tokens` tail tokens whose passes with gradients, from `layer` on, fit in `share` of free memory."""
     free = free_memory(decoder.device) if free is None else free
     per_fact = tokens * (token_bytes(decoder) + (decoder.depth - layer) * _kept(decoder))
@@ -128,12 +125,12 @@ def tails_at_once(decoder: Decoder, layer: int, tokens: int, share: float = 0.4,
     return min(fits, max(1, CPU_TAIL // tokens) if decoder.device.type == "cpu" else 256)
 
 
-def _kept(decoder: Decoder) -> int:
+def _kept(decoder: Anatomy) -> int:
     """Bytes that one token of one block keeps for the way back."""
     return (16 * decoder.width + 6 * decoder.inner(0)) * decoder.dtype.itemsize
 
 
-def anchor_peak(decoder: Decoder, layer: int, facts: int, free: int | None = None, load: Load = USUAL) -> int:
+def anchor_peak(decoder: Anatomy, layer: int, facts: int, free: int | None = None, load: Load = USUAL) -> int:
     """Bytes that seeking anchors at a layer holds at most: tails and their gradients, prefixes, logits."""
     at_once = min(facts, tails_at_once(decoder, layer, load.tail, free=free))
     above, size = decoder.depth - layer, decoder.dtype.itemsize
@@ -148,7 +145,7 @@ def anchor_peak(decoder: Decoder, layer: int, facts: int, free: int | None = Non
     return at_once * (max(before, tails + logits) + prefix + reference) + deltas
 
 
-def _cache_width(decoder: Decoder) -> int:
+def _cache_width(decoder: Anatomy) -> int:
     """Entries of one token's keys in one block: fewer than the width where heads share them."""
     config = decoder.model.config.get_text_config(decoder=True)
     heads, groups, size = (getattr(config, name, None) for name in _HEADS)
@@ -157,19 +154,19 @@ def _cache_width(decoder: Decoder) -> int:
     return groups * (size if isinstance(size, int) else decoder.width // heads)
 
 
-def pass_peak(decoder: Decoder, tokens: int, free: int | None = None, beside: int = 0) -> int:
+def pass_peak(decoder: Anatomy, tokens: int, free: int | None = None, beside: int = 0) -> int:
     """Bytes of a pass without gradients and head over so many tokens, `beside` more bytes a token kept meanwhile."""
     return min(tokens, tokens_at_once(decoder, free=free)) * (block_bytes(decoder) + beside)
 
 
-def gathering_peak(decoder: Decoder, layers: Sequence[int], tokens: int = 0, free: int | None = None) -> int:
+def gathering_peak(decoder: Anatomy, layers: Sequence[int], tokens: int = 0, free: int | None = None) -> int:
     """Bytes of one pass over a corpus of so many tokens (0: any number), with the sums of all layers."""
     inner = [decoder.inner(layer) for layer in layers]
     keys = decoder.dtype.itemsize * (sum(inner) + max(inner)) + 8 * max(inner)
     return 8 * sum(map(triangle, inner)) + pass_peak(decoder, tokens or AT_MOST, free, keys)
 
 
-def descent_peak(decoder: Decoder, layer: int, rows: int, tokens: int = 24, free: int | None = None) -> int:
+def descent_peak(decoder: Anatomy, layer: int, rows: int, tokens: int = 24, free: int | None = None) -> int:
     """Bytes of passes with gradients from `layer` on, over at most so many rows of so many tokens at a time."""
     at_once = min(rows, tails_at_once(decoder, layer, tokens, free=free))
     return at_once * tokens * (token_bytes(decoder) + (decoder.depth - layer) * _kept(decoder))

@@ -109,11 +109,13 @@ class Edit(ABC):
 
     @abstractmethod
     def put_on(self, decoder: Decoder) -> None:
-        """Edit the decoder. Raises WrongModel, before anything changes, if it is not the edit's base."""
+        """Edit the decoder, which keeps the edits that are on it. Raises, before anything changes, WrongModel if it is
+        not the edit's base, AlreadyEdited if the edit is on it or does not go together with what is.
+        """
 
     @abstractmethod
     def take_off(self, decoder: Decoder) -> None:
-        """Put the decoder back exactly as it was loaded."""
+        """Leave the decoder with its other edits; after the last one exactly as it was loaded. Raises NotPutOn."""
 
     @abstractmethod
     def save(self, folder: str | Path) -> None:
@@ -139,7 +141,7 @@ class WeightEdit(Edit):
         decoder.put_on(self.fitted_to(decoder).delta)
 
     def take_off(self, decoder: Decoder) -> None:
-        decoder.restore()
+        decoder.take_off(self.delta)
 
     def save(self, folder: str | Path) -> None:
         """`edit.safetensors` (float32), keys and anchors, `manifest.json` and a readable `README.md`."""
@@ -172,7 +174,7 @@ class Outcome:
     """Of locate-then-edit, layer -> the states [fact, model] that the facts were to reach, as the sweep used them."""
 
     def restore(self) -> None:
-        """Take the edit off; the model is bit for bit as it was loaded."""
+        """Take this edit off; if no other is on, the model is bit for bit as it was loaded. Raises NotPutOn."""
         self.edit.take_off(self.decoder)
 
     def answers(self, facts: Sequence[Fact] | None = None, n_tokens: int = 8) -> list[tuple[Fact, str, str]]:

@@ -75,7 +75,7 @@ class Batches:
         """Targets of all facts on the unedited model, whatever edit the run goes on from."""
         self.decoder.restore()
         targets = self.sweep.targets_of(self.site)
-        self.decoder.put_on(self.sweep.total)
+        self.decoder.set_change(self.sweep.total)
         return targets
 
     def _limit_crossed(self, watch: Watch | None, batch: int) -> str | None:
@@ -139,7 +139,7 @@ class Batches:
 
         if changes := self.supplies.fleet.lead(altered):
             sweep.total = WeightDelta(decoder.fingerprint, {**sweep.total.changes, **changes})
-            decoder.put_on(sweep.total)
+            decoder.set_change(sweep.total)
 
 
 def _rows(targets: Targets, facts: Sequence[int]) -> Targets:

@@ -73,32 +73,26 @@ class FineTuning(Pipeline):
         check_facts([*(earlier.facts if earlier else []), *facts])
         decoder.check_window(self.layers)
         decoder.check_dense(map(decoder.parameter_name, self.layers))
-        before = decoder.change
-        if earlier is None or (before is not None and before.digest != earlier.delta.digest):
-            decoder.check_unedited()
         lessons = [Lesson.of(decoder, fact.text, fact.target_new, self.eos) for fact in facts]
         ledger = Ledger()
         total = earlier.delta if earlier else WeightDelta(decoder.fingerprint)
         layers, edited = {decoder.parameter_name(layer): layer for layer in self.layers}, len(facts)
-        try:
-            decoder.put_on(total)
+        with decoder.editing(earlier.delta if earlier else None):
+            decoder.set_change(total)
             watch = Watch(guard, decoder) if (guard := supplies.guard) else None
             rounds = schedule.portions(len(facts))
             for number, portion in enumerate(rounds):
                 with ledger.timed("training"):
                     training = _Training(self, decoder, [lessons[i] for i in portion], total)
                     trained = training.run(ledger, supplies)
-                decoder.put_on(trained)
+                decoder.set_change(trained)
                 changes = {layers[name]: change for name, change in trained.changes.items() if name in layers}
                 if watch and (limit := watch.look(number, changes, ledger.health)):
-                    decoder.put_on(total)
+                    decoder.set_change(total)
                     edited = portion.start
                     watch.stop(limit, edited, len(rounds), ledger.notes)
                     break
                 total = trained
-        except BaseException:
-            decoder.restore() if before is None else decoder.put_on(before)
-            raise
         return Outcome(WeightEdit(total), ledger, decoder, tuple(facts[:edited]))
 
 

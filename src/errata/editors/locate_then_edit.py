@@ -93,26 +93,21 @@ class LocateThenEdit(Pipeline):
         decoder, earlier, ledger = supplies.decoder, weights_of(past, "locate-then-edit"), Ledger()
         check_facts([*(earlier.facts if earlier else []), *facts])
         decoder.check_window(self.window)
-        before = decoder.change
-        if earlier is None or (before is not None and before.digest != earlier.delta.digest):
-            decoder.check_unedited()
-        with ledger.timed("statistics"):
-            contexts, statistics = supplies.contexts, supplies.statistics(self.edited)
-        site = decoder.tokens.site(facts, contexts)
-        again = len(schedule.portions(len(facts))) > 1
-        sweep = self._sweep(supplies, statistics, ledger, remember=schedule.remember, again=again)
-        moments = {str(layer): one.moment for layer, one in statistics.items()}
-        made_of = {"method": description(self), "statistics": WeightDelta("", moments).digest if again else None}
-        try:
+        with decoder.editing(earlier.delta if earlier else None):
+            with ledger.timed("statistics"):
+                contexts, statistics = supplies.contexts, supplies.statistics(self.edited)
+            site = decoder.tokens.site(facts, contexts)
+            again = len(schedule.portions(len(facts))) > 1
+            sweep = self._sweep(supplies, statistics, ledger, remember=schedule.remember, again=again)
+            moments = {str(layer): one.moment for layer, one in statistics.items()}
+            made_of = {"method": description(self), "statistics": WeightDelta("", moments).digest if again else None}
             if earlier is not None:
                 sweep.anchors.kept = from_tensors(earlier.anchors)
-                earlier.put_on(decoder)
                 changes = {name: change.to(decoder.device) for name, change in earlier.delta.changes.items()}
                 sweep.total, sweep.solver.keys = WeightDelta(decoder.fingerprint, changes), dict(earlier.keys)
+                decoder.set_change(sweep.total)
             edited = Batches(sweep, site, schedule, self.edited, made_of).run()
-        except BaseException:
-            decoder.restore() if before is None else decoder.put_on(before)
-            raise
+            decoder.set_change(sweep.total)
         made = WeightEdit(sweep.total, keys=sweep.solver.keys, anchors=to_tensors(sweep.anchors.kept))
         return Outcome(made, ledger, decoder, tuple(facts[:edited]), sweep.targets)
 

@@ -116,21 +116,15 @@ class RLEdit(Pipeline):
         """
         decoder, earlier, ledger = supplies.decoder, weights_of(past, "RLEdit"), Ledger()
         check_facts([*(earlier.facts if earlier else []), *facts])
-        before = decoder.change
-        if earlier is None or (before is not None and before.digest != earlier.delta.digest):
-            decoder.check_unedited()
-        with ledger.timed("hypernetwork"):
-            network = self.fit(decoder, supplies.practice, supplies.store, supplies.progress)
-        applied = replace(self, batch_size=schedule.batch or self.batch_size)
-        try:
+        with decoder.editing(earlier.delta if earlier else None):
+            with ledger.timed("hypernetwork"):
+                network = self.fit(decoder, supplies.practice, supplies.store, supplies.progress)
+            applied = replace(self, batch_size=schedule.batch or self.batch_size)
             watch = Watch(guard, decoder) if (guard := supplies.guard) else None
             with ledger.timed("editing"):
-                decoder.put_on(total := applied.apply(facts, network, supplies, earlier))
+                decoder.set_change(total := applied.apply(facts, network, supplies, earlier))
             if watch and (limit := watch.look(0, {}, ledger.health)):
                 watch.stop(limit, 0, 1, ledger.notes)
-        except BaseException:
-            decoder.restore() if before is None else decoder.put_on(before)
-            raise
         return Outcome(WeightEdit(total), ledger, decoder, tuple(facts))
 
     def apply(
@@ -149,7 +143,7 @@ class RLEdit(Pipeline):
         decoder.restore()
         originals = original_weights(decoder, network.modules)
         if past is not None:
-            past.put_on(decoder)
+            decoder.set_change(past.delta)
         return self._apply(decoder, facts, network.network(originals), originals, past, supplies)
 
     @torch.no_grad()

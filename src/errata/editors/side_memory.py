@@ -25,7 +25,7 @@ from errata.decoder.graft import Graft
 from errata.delta import WeightDelta, read_tensors, write_tensors
 from errata.editors.base import Edit
 from errata.editors.folder import MEMORY, edit_folder, read_manifest
-from errata.errors import StoreError
+from errata.errors import NotPutOn, StoreError
 
 KIND = "errata.SideMemory"
 LONG = 100
@@ -54,18 +54,27 @@ class SideMemory(Edit):
         return replace(self, fingerprint=self.base_on(decoder, self.fingerprint))
 
     def put_on(self, decoder: Decoder) -> None:
-        """Graft it, in place of any edit the decoder carries."""
+        """Graft it. It stands alone: its distances were measured on the unedited model."""
         base = self.fitted_to(decoder).fingerprint
         decoder.check_fits(WeightDelta(base))
         decoder.check_window([self.layer])
         name = decoder.parameter_name(self.layer)
         for side in self.sides:
             decoder.check_fits(WeightDelta(base, {name: side.change}))
-        decoder.restore()
         decoder.graft(Router(self, decoder.weight(self.layer).device, decoder.precision))
 
     def take_off(self, decoder: Decoder) -> None:
+        if not self.is_on(decoder):
+            raise NotPutOn("this side memory is not on the model; nothing was changed.")
         decoder.restore()
+
+    def is_on(self, decoder: Decoder) -> bool:
+        """Whether the decoder carries this memory, or one equal to it."""
+        carried = decoder.grafted
+        if not isinstance(carried, Router) or carried.memory.layer != self.layer:
+            return False
+        theirs = carried.memory.sides
+        return len(theirs) == len(self.sides) and all(map(_equal, theirs, self.sides))
 
     def save(self, folder: str | Path) -> None:
         """`memory.safetensors` and `manifest.json`."""
@@ -91,6 +100,10 @@ class SideMemory(Edit):
         thresholds = tensors["thresholds"].tolist()
         sides = tuple(Side(tensors[f"change.{i}"], threshold) for i, threshold in enumerate(thresholds))
         return cls(metadata["fingerprint"], int(metadata["layer"]), metadata["activation"], sides, manifest)
+
+
+def _equal(one: Side, other: Side) -> bool:
+    return one is other or (one.threshold == other.threshold and torch.equal(one.change, other.change))
 
 
 class Router(Graft):

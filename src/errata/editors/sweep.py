@@ -48,7 +48,7 @@ class Sweep:
     def go_back(self, mark: Mark) -> None:
         """Forget what came after, and edit the model accordingly."""
         self.total, self.solver.keys, self.targets, self.anchors.kept = mark
-        self.supplies.decoder.put_on(self.total)
+        self.supplies.decoder.set_change(self.total)
 
     def targets_of(self, site: Site, in_pieces: bool = True) -> Targets:
         """What the construction makes of anchors on the model as it is now."""
@@ -94,7 +94,7 @@ class Sweep:
                 solution = self.solver.solve(LinearSystem(keys, residuals, weight, layer, bare_keys))
                 change = solution.change.to(decoder.device, decoder.precision)
                 self.total += WeightDelta(decoder.fingerprint, {decoder.parameter_name(layer): change})
-                decoder.put_on(self.total)
+                decoder.set_change(self.total)
                 self.solver.keep(layer, keys)
             with ledger.timed("keys"):
                 bare.settle(layer - 1)

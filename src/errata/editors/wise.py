@@ -20,7 +20,7 @@ from errata.editors.base import Edit, Ledger, Outcome, Pipeline
 from errata.editors.guard import Watch
 from errata.editors.lesson import Lesson, answer_losses, log_probabilities
 from errata.editors.schedule import AT_ONCE, Checkpoint, Schedule
-from errata.editors.side_memory import Router, Side, SideMemory, activation_of, beside, distances
+from errata.editors.side_memory import Side, SideMemory, activation_of, beside, distances
 from errata.editors.supplies import Supplies
 from errata.errors import NotFinite, WrongEdit
 from errata.fact import Fact, check_facts
@@ -130,13 +130,11 @@ class Wise(Pipeline):
         decoder = supplies.decoder
         check_facts([*(past.facts if past else []), *facts])
         decoder.check_window([self.layer])
-        carried = decoder.grafted
-        if past is None or not isinstance(carried, Router) or carried.memory.sides is not past.sides:
-            decoder.check_unedited()
+        carried = decoder.grafted if past is not None and past.is_on(decoder) else None
         if past is not None and past.layer != self.layer:
             raise WrongEdit(f"the earlier memory stands at block {past.layer}, this one at {self.layer}; choose one.")
         ledger = Ledger()
-        try:
+        with decoder.editing(carried):
             decoder.restore()
             with ledger.timed("contexts"):
                 contexts = supplies.given_contexts or wise_contexts(decoder)
@@ -160,11 +158,6 @@ class Wise(Pipeline):
             memory.put_on(decoder)
             if watch and (limit := watch.look(0, {}, ledger.health)):
                 watch.stop(limit, 0, 1, ledger.notes)
-        except BaseException:
-            decoder.restore()
-            if carried is not None and past is not None:
-                past.put_on(decoder)
-            raise
         ledger.losses = learner.losses
         if above := sum(loss > self.stop_loss for loss in learner.losses):
             ledger.notes.append(f"{above} of {len(facts)} facts ended at a loss above {self.stop_loss}")

@@ -214,7 +214,7 @@ def steering(
         path, rows = trajectory(trial, method), []
         steps = [i for i, step in enumerate(path.steps) if step.edit < last]
         for done, i in enumerate(steps):
-            trial.decoder.put_on(path.deltas[i])
+            trial.decoder.set_change(path.deltas[i])
             try:
                 row, differed = _layer(trial, path, i, iterations, starts, probes, dense, seed)
             finally:

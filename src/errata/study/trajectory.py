@@ -49,7 +49,7 @@ def trajectory(trial: Trial, method: str) -> Trajectory:
     states, own = [], []
     try:
         for delta in deltas:
-            decoder.put_on(delta)
+            decoder.set_change(delta)
             states.append(_states(trial, trial.window, "block"))
             own.append(states[-1] if space == "block" else _states(trial, sorted(tried.targets), space))
     finally:
