@@ -18,6 +18,7 @@ from errata.report.bench_tables import COSTS, rendered, write_tables
 from errata.report.formats import tex
 from errata.report.summary import DETAILS, over_seeds, sections
 from tests.bench.records import cell
+from tests.report.records import EVIL
 
 RECORDS = [
     cell("a", 10.5, 0.50, 0, weight=3),
@@ -168,3 +169,12 @@ def test_without_matplotlib_the_figure_is_missing_and_this_is_said(
 def test_nothing_at_all_is_a_table_too(tmp_path: Path) -> None:
     assert write_tables([], tmp_path) == []
     assert (tmp_path / "table.csv").read_text().strip() == ""
+
+
+def test_nothing_in_a_bench_becomes_markup() -> None:
+    records = [replace(cell(f"{EVIL}{i}", 0.5, 0.5), settings=((f"a.{EVIL}", i),)) for i in range(2)]
+    text = rendered(over_seeds(records), "html", [EVIL])
+    assert "&lt;script&gt;window.pwned" in text
+    assert "<script>window" not in text
+    assert "<img" not in text
+    assert "javascript:window.pwned=3&#34;" in text

@@ -14,7 +14,10 @@ from errata.study.finding import PerFact
 from errata.study.folder import Made, write
 from errata.study.steering import Dense, Direction, LayerSteering, Steering
 
-EVIL = "<script>window.pwned=1</script><img src=x onerror='window.pwned=2'>&amp;"
+EVIL = (
+    "<script>window.pwned=1</script></style></script><img src=x onerror='window.pwned=2'>"
+    '"><a href="javascript:window.pwned=3">{{ 7 * 7 }}</a>&amp;'
+)
 VERSIONS = {"errata": "0.1.0", "python": "3.11"}
 WORDS = ("Zebra", "Apple", "Mango", "Birch", "Cedar", "Linden")
 

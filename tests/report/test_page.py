@@ -139,6 +139,9 @@ def test_nothing_a_record_says_becomes_markup(tmp_path: Path) -> None:
     assert [attributes.get("type") for tag, attributes in tags if tag == "script"] == ["application/json", None]
     assert not [tag for tag, _ in tags if tag in ("img", "iframe", "object", "form", "base")]
     assert not [name for _, attributes in tags for name in attributes if name.startswith("on")]
+    assert all(str(attributes.get("href", "#")).startswith("#") for _, attributes in tags)
+    assert text.count("</style>") == 1
+    assert text.count("</script>") == 2
     data = text.split('id="data">', 1)[1].split("</script>", 1)[0]
     assert "<" not in data
     assert EVIL in json.loads(data)["groups"][0]["facts"][0][1]
