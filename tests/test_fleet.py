@@ -242,7 +242,7 @@ def command(folder: Path, rank: int) -> None:
     sys.stdout = sys.stderr = (folder / f"{rank}.out").open("w")
     codes = []
     for words in (
-        ["edit", model, str(folder / "cases.jsonl"), "-o", str(folder / "edit"), *recipe],
+        ["edit", model, str(folder / "cases.jsonl"), "-o", str(folder / "edit"), "--require", "0", *recipe],
         ["evaluate", model, str(folder / "cases.jsonl"), "--edit", str(folder / "edit"), "-o", str(folder / "s.json")],
         ["statistics", model, "--export", str(folder / "moments"), *recipe],
         ["bench", model, "--dataset", str(folder / "cases.jsonl"), "-o", str(folder / "bench"), *grid],
@@ -267,7 +267,7 @@ def test_the_command_line_runs_under_a_launcher(launch: Launch, tmp_path: Path) 
     assert launch(2, command, tmp_path) == [0, 0]
     codes = told(tmp_path, 2)
     said = [(tmp_path / f"{rank}.out").read_text() for rank in range(2)]
-    assert codes[0] == [0, 0, 0, 1, 1], said[0]  # alphaedit finds no null space here, and memit's cell is whole
+    assert codes[0] == [0, 0, 0, 3, 1], said[0]  # alphaedit finds no null space here, and memit's cell is whole
     assert "edit saved to" in said[0]
     assert "edit saved to" not in said[1]
     assert "1 cells computed" in said[0]

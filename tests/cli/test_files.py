@@ -25,7 +25,16 @@ def facts_file(folder: Path, rows: list[dict[str, Any]], name: str = "facts.json
 
 
 def edit(run: Run, base: Path, facts: Path, out: Path, *words: object) -> tuple[int, str]:  # noqa: F811
-    usual = ("--method", "memit", "--recipe", base.parent / "recipe.yaml", "--corpus", base.parent / "corpus.txt")
+    usual = (
+        "--method",
+        "memit",
+        "--require",
+        0,
+        "--recipe",
+        base.parent / "recipe.yaml",
+        "--corpus",
+        base.parent / "corpus.txt",
+    )
     return run("edit", base, facts, "-o", out, *usual, *words)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from errata.cli.console import command_line, fleet, lines, warn
+from errata.cli.ending import INCOMPLETE
 from errata.cli.options import Conflict, CorpusName, Device, Dtype, Layout, Plugin, Practice, RecipeName, Trust
 
 FORMATS = ("text", "md", "csv", "tex", "html")
@@ -83,6 +84,7 @@ def bench(
     from errata.bench import read_grid
     from errata.cli.work.bench import BenchRun, numbers, reckoning_lines, show_results, swept
     from errata.errors import UnknownName
+    from errata.files import check_folder
 
     if form not in FORMATS:
         raise UnknownName("format", form, FORMATS)
@@ -97,6 +99,8 @@ def bench(
     if dry_run:
         lines(reckoning_lines(run.reckon()))
         return
+    if fleet().leads:
+        check_folder(output)
     results, messages = run.run(ray, finished)
     if not fleet().leads:
         return
@@ -104,4 +108,4 @@ def bench(
     for message in messages:
         warn(message)
     if results.failures:
-        raise typer.Exit(1)
+        raise typer.Exit(INCOMPLETE)

@@ -34,6 +34,8 @@ def demo(
     """Edit facts into the built-in model by several methods, compare the results, and undo every edit."""
     from errata.cli.work.demo import Demo, announce, show_demo
     from errata.cli.work.opening import open_decoder, recipe_of
+    from errata.editors.folder import check_replaceable
+    from errata.files import check_folder
     from errata.methods import method as row_of
     from errata.pocket.cases import cases as pocket_cases
     from errata.store import Store
@@ -41,6 +43,10 @@ def demo(
     names = methods.split(",")
     for name in names:
         row_of(name)
+    if fleet().leads:
+        check_folder(output)
+        for name in names:
+            check_replaceable(output / "edits" / name)
     decoder = open_decoder("pocket")
     recipe = recipe_of(decoder, None, window)
     if weight is not None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from errata.cli.console import lines, out
+from errata.cli.console import lines, say
 from errata.cli.options import CorpusName, Device, Dtype, Layout, Method, Model, RecipeName, Trust, Window
 
 
@@ -31,7 +31,7 @@ def doctor(
     decoder.check_finite()
     chosen = recipe_of(decoder, recipe, window)
     editor = Editor(decoder, method, recipe=chosen, corpus=corpus_of(model, corpus))
-    out.print("[bold]the model[/bold]")
+    say("the model")
     lines(findings(decoder, chosen))
-    out.print(f"[bold]an edit of {facts} facts by {method}[/bold]")
+    say(f"an edit of {facts} facts by {method}")
     lines(costs(editor, facts))

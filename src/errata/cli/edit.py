@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from errata.cli.console import fleet, lines, progress
+from errata.cli.ending import INCOMPLETE
 from errata.cli.options import (
     Conflict,
     CorpusName,
@@ -82,6 +83,12 @@ def edit(
     format: Format = None,
     on_conflict: OnConflict = Conflict.refuse,
     limit: Limit = None,
+    require: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="Share of the facts that must hold afterwards for exit code 0; it is 3 otherwise."
+        ),
+    ] = 1.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
     dtype: Dtype = None,
     device: Device = None,
@@ -89,17 +96,16 @@ def edit(
     trust_remote_code: Trust = False,
 ) -> None:
     """Edit facts into a model, show its answers before and after, and save the edit, which can be undone exactly."""
-    from errata.cli.work.edit import editor_for, facts_of, save, show_outcome
+    from errata.cli.work.edit import cases_of, check_places, editor_for, held_facts, save, show_outcome
     from errata.cli.work.opening import corpus_of, open_decoder, recipe_of, table_of
     from errata.cli.work.plan import findings, plan
-    from errata.editors.folder import check_replaceable
     from errata.editors.guard import USUAL
     from errata.editors.saved import load_edit
 
     table = table_of(plugin)
-    wanted = facts_of(facts, format, limit, on_conflict.value)
-    if output is not None:
-        check_replaceable(output)
+    cases = cases_of(facts, format, limit, on_conflict.value)
+    wanted = [case.fact for case in cases]
+    check_places(output, checkpoint)
     decoder = open_decoder(model, dtype, device, trust_remote_code, layout)
     decoder.check_finite()
     chosen = recipe_of(decoder, recipe, window)
@@ -113,6 +119,9 @@ def edit(
         earlier = load_edit(past) if past else None
         outcome = editor.edit(wanted, batch=batch, targets=targets.value, past=earlier)
     ledgers = {method: outcome.ledger.to_json()}
-    show_outcome(outcome, ledgers)
     if fleet().leads:
         save(outcome, ledgers, output, checkpoint)
+    held = held_facts(outcome, cases)
+    show_outcome(outcome, ledgers, held, len(wanted))
+    if len(outcome.facts) < len(wanted) or len(held) < require * len(wanted):
+        raise typer.Exit(INCOMPLETE)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from errata.cli.console import command_line, fleet, out, progress, warn
+from errata.cli.console import command_line, fleet, progress, say, warn
 from errata.cli.options import Conflict, Device, Dtype, Format, Layout, Limit, Model, OnConflict, Trust
 
 
@@ -59,7 +59,10 @@ def evaluate(
     from errata.editors.saved import load_edit
     from errata.evaluate import probes
     from errata.evaluate.ability import general_ability
+    from errata.files import check_file
 
+    if output is not None and fleet().leads:
+        check_file(output)
     asked = named_cases(cases, format, limit, references, on_conflict=on_conflict.value, note=warn)
     wanted = probes(*families.split(",")) if families else probes()
     decoder = open_decoder(model, dtype, device, trust_remote_code, layout)
@@ -75,4 +78,4 @@ def evaluate(
         run.write_record(output)
     show_scores(run, scores["unedited"].missing)
     if output is not None and fleet().leads:
-        out.print(f"all scores, case by case: {output}")
+        say(f"all scores, case by case: {output}")

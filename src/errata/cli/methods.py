@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from errata.cli.console import lines, out, show
+from errata.cli.console import lines, say, show
 from errata.cli.options import Plugin
 
 
@@ -24,7 +24,7 @@ def methods(
     rows = {**table_of(plugin), **installed_methods()}
     show(method_table(rows))
     lines([*need_lines(rows), *paper_lines(rows)])
-    out.print(
+    say(
         "Any other pair has a name too: blue:emmet has the targets of blue and the solver\n"
         "of emmet, and in blue:prune:emmet that solver is restrained as in prune."
     )

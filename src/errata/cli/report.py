@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from errata.cli.console import err, fleet, out
+from errata.cli.console import fleet, say, warn
+from errata.cli.ending import INCOMPLETE
 
 
 def report(
@@ -26,24 +27,31 @@ def report(
     title: Annotated[str, typer.Option(help="Title of the page. Default: the run's own.")] = "",
 ) -> None:
     """Write one self-contained HTML page about runs: what was edited, scores, curves, every fact, settings."""
-    from errata.files import write_text
+    from errata.files import check_file, check_folder, write_text
     from errata.report.figures import NoFigures, write_figures
     from errata.report.material import read_material
     from errata.report.page import page
 
     if not fleet().leads:
         return
-    material = read_material(runs)
     where = output or (runs[0].with_suffix(".html") if runs[0].is_file() else runs[0] / "report.html")
+    if output is not None or runs[0].exists():
+        check_file(where)
+    if figures is not None:
+        check_folder(figures)
+    material = read_material(runs)
     write_text(where, page(material, title))
-    told = f"{len(material.runs)} run{'s' * (len(material.runs) != 1)}"
-    out.print(f"{told}: [bold]{where}[/bold], {where.stat().st_size / 2**10:,.0f} KiB", highlight=False, soft_wrap=True)
+    count = f"{len(material.runs)} run{'s' * (len(material.runs) != 1)}"
+    say(f"{count}: {where}, {where.stat().st_size / 2**10:,.0f} KiB")
     for failure in material.failures:
-        err.print(f"left out of the page: {failure}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        warn(f"left out of the page: {failure}")
     if figures is not None:
         try:
             made = write_figures(material, figures)
         except NoFigures as error:
-            err.print(str(error), style="yellow", markup=False, highlight=False)
+            warn(str(error))
+            raise typer.Exit(INCOMPLETE) from None
         else:
-            out.print(f"{len(made)} figures in [bold]{figures}[/bold]", highlight=False, soft_wrap=True)
+            say(f"{len(made)} figures in {figures}")
+    if material.failures:
+        raise typer.Exit(INCOMPLETE)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from errata.cli.console import fleet, out, progress, show
+from errata.cli.console import fleet, progress, say, show
 from errata.cli.options import CorpusName, Device, Dtype, Layout, Model, RecipeName, Trust, Window
 
 
@@ -35,9 +35,12 @@ def statistics(
 
     from errata.cli.work.opening import corpus_of, open_decoder, recipe_of
     from errata.editors.supplies import Supplies
+    from errata.files import check_folder
     from errata.record.tables import Table
     from errata.store import Store
 
+    if export is not None and fleet().leads:
+        check_folder(export)
     decoder = open_decoder(model, dtype, device, trust_remote_code, layout)
     chosen = recipe_of(decoder, recipe, window)
     if tokens is not None:
@@ -49,8 +52,8 @@ def statistics(
         return
     rows = [[str(layer), f"{s.count:,}", str(s.inner), f"{s.convergence:.3f}"] for layer, s in gathered.items()]
     show(Table.plain(["layer", "tokens", "inner", "convergence"], rows, 0))
-    out.print("convergence: estimated relative difference between the moments of two halves of the sample")
+    say("convergence: estimated relative difference between the moments of two halves of the sample")
     if export is not None:
         for layer, value in gathered.items():
             value.save(export / f"layer-{layer}.safetensors")
-        out.print(f"written to {export}")
+        say(f"written to {export}")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from errata.cli.console import lines, out, show
+from errata.cli.console import lines, say, show
 from errata.cli.units import parse_age, parse_size, size_text
 
 Where = Annotated[
@@ -37,14 +37,12 @@ def list_store(
 
     at, now = store_at(store), time.time()
     found = of_kind(entries(at), kind)
-    out.print(f"{at.root}", highlight=False, soft_wrap=True)
+    say(f"{at.root}")
     show(by_shelf(found, now) if each else by_kind(found, now))
     left = leftovers(at, now)
     if left:
         size = size_text(sum(one.size for one in left))
-        out.print(
-            f"{len(left)} leftovers of killed processes or damaged files, {size}; `errata store prune` removes them"
-        )
+        say(f"{len(left)} leftovers of killed processes or damaged files, {size}; `errata store prune` removes them")
 
 
 @store_app.command("prune")
@@ -89,4 +87,4 @@ def prune_store(
         return
     if not yes:
         typer.confirm("Remove?", abort=True)
-    out.print(f"{size_text(remove([*gone, *left]))} freed")
+    say(f"{size_text(remove([*gone, *left]))} freed")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from errata.cli.console import command_line, fleet, out, progress, show, warn
+from errata.cli.console import command_line, fleet, progress, say, show, warn
 from errata.cli.options import (
     Conflict,
     CorpusName,
@@ -62,6 +62,7 @@ def study(
     from errata.cli.work.opening import corpus_of, open_decoder, recipe_of, table_of
     from errata.cli.work.study import StudyRun, facts_of, studies_of
     from errata.editors.supplies import Supplies
+    from errata.files import check_folder
     from errata.recipe import parse_window
     from errata.store import Store
     from errata.study import Trial
@@ -74,6 +75,7 @@ def study(
     places = None if layers is None else parse_window(layers)
     studies = studies_of(what, methods.split(",") if methods else None, places, seed)
     wanted = facts_of(facts_file, format, facts, seed, on_conflict.value)
+    check_folder(output)
     decoder = open_decoder(model, dtype, device, trust_remote_code, layout)
     chosen = recipe_of(decoder, recipe, window)
     supplies = Supplies(decoder, chosen, corpus=corpus_of(model, corpus), store=Store.default())
@@ -83,10 +85,7 @@ def study(
             finding = run.one(name, function, output / name, tell)
         for title, grid in finding.tables().items():
             show(grid, f"\n{title}")
-        out.print(finding.note, style="dim", highlight=False)
+        say(finding.note, "dim")
     for message in dict.fromkeys(run.warnings):
         warn(message)
-    out.print(
-        f"\n{len(wanted)} facts, {decoder.name}; numbers, tables and figures are in [bold]{output}[/bold]",
-        highlight=False,
-    )
+    say(f"\n{len(wanted)} facts, {decoder.name}; numbers, tables and figures are in {output}")

@@ -9,12 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from errata.bench import Bench, Dataset, Grid, Observer, Reckoning, Results
 from errata.bench.cluster import run_on_ray
 from errata.bench.settings import parse_values
-from errata.cli.console import err, fail, fleet, out, progress, show, warn
+from errata.cli.console import fail, fleet, progress, report, say, show, warn, write_out
 from errata.cli.work.opening import corpus_of, open_decoder, practice_of, table_of
 from errata.dataset import OnConflict, named_cases
 from errata.errors import BadRecord, ErrataError
@@ -99,14 +97,13 @@ def show_results(results: Results, form: str, output: Path, paper: PaperTable | 
     rows = over_seeds(results.records)
     if form == "text":
         _show_tables(rows, paper)
-        out.print(
+        say(
             "Below each score: half the range over seeds; with a single seed, half its 95 % interval over records.\n"
             f"{results.computed} cells computed, {results.found} taken from earlier runs; everything is in {output}",
-            style="dim",
-            highlight=False,
+            "dim",
         )
     else:
-        typer.echo(rendered(rows, form, paper=paper))
+        write_out(rendered(rows, form, paper=paper))
     for failure in results.failures:
         fail(f"failed: {failure.label}: {failure.error}")
 
@@ -121,7 +118,7 @@ def _show_tables(rows: list[Summary], paper: PaperTable | None) -> None:
         for title, table in compared.items():
             show(table, f"\n{title}")
         for note in comparison_note(paper, rows):
-            out.print(note, style="dim", highlight=False)
+            say(note, "dim")
     if (costs := cost_rows(rows)).rows:
         show(costs, f"\n{COSTS}")
 
@@ -196,8 +193,8 @@ def _observer() -> Iterator[Observer]:
 
         class Cells:
             def cell(self, label: str, done: int, total: int) -> None:
-                if label and fleet().leads:
-                    err.print(f"{done}/{total} {label}", highlight=False, markup=False, soft_wrap=True)
+                if label:
+                    report(f"{done}/{total} {label}")
                 tell("cells", done, total)
 
             def stage(self, stage: str, done: int, total: int) -> None:

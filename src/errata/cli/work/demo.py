@@ -8,7 +8,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from errata.cli.console import fleet, out, show
+from errata.cli.console import fleet, say, show
 from errata.cli.work.opening import corpus_of, practice_of
 from errata.decoder.decoder import Decoder
 from errata.editor import Editor
@@ -76,8 +76,8 @@ class Demo:
 def announce(decoder: Decoder, recipe: Recipe, facts: int) -> None:
     """Print what is about to happen."""
     parameters = sum(p.numel() for p in decoder.model.parameters()) / 1e6
-    out.print(
-        f"[bold]{facts} facts[/bold] will be edited into a language model (Llama architecture) of "
+    say(
+        f"{facts} facts will be edited into a language model (Llama architecture) of "
         f"{parameters:.1f} M parameters; layers {list(recipe.window)}."
     )
 
@@ -86,18 +86,16 @@ def show_demo(run: Run, facts: int, output: Path) -> None:
     """Print answers, scores, residuals and seconds."""
     show(answer_table(run.answers[:6]), "\nWhat the model says")
     show(score_table(run.scores).turned(), f"\nScores over {facts} facts (share, or nats for D_KL)")
-    out.print(
+    say(
         "Eff.: the prompt that was edited. Gen.: paraphrases of it that the model was not trained on.\n"
         "Novel: wordings that no fact was trained in. Free gen.: says the new object, then stops.\n"
         "D_KL, Top-k: change of the next-token distribution on neighbours (other subjects with the\n"
         "same relation and object). Far: the same on prompts of other relations.",
-        style="dim",
-        highlight=False,
+        "dim",
     )
     show(residual_table(run.ledgers), "\nShare of the residual left at the window's last layer")
     show(seconds_table(run.ledgers), "\nSeconds")
-    out.print(
+    say(
         f"and {run.seconds[UNEDITED_SCORES]:.1f} s to score the unedited model; {run.seconds['total']:.1f} s in all; "
-        f"everything is in [bold]{output}[/bold]",
-        highlight=False,
+        f"everything is in {output}"
     )

@@ -3,32 +3,50 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from errata.cli.console import fleet, out, show, warn
+from errata.cli.console import fleet, progress, say, show, warn
 from errata.cli.work.opening import practice_of
-from errata.dataset import OnConflict, named_cases
+from errata.dataset import Case, OnConflict, named_cases
 from errata.decoder.corpus import Corpus
 from errata.decoder.decoder import Decoder
 from errata.editor import Editor
 from errata.editors.base import Outcome
+from errata.editors.folder import LEDGER, check_replaceable
 from errata.editors.guard import Guard
 from errata.editors.supplies import Progress
+from errata.errors import ErrataError, StoreError
+from errata.evaluate import Accuracy, evaluate
 from errata.fact import Fact, check_facts
-from errata.files import write_text
+from errata.files import check_folder, refuse_to_replace, write_text
 from errata.method import Method
 from errata.methods import method as row_of
 from errata.recipe import Recipe
 from errata.record.tables import answer_table, health_table, residual_table, seconds_table
 
+SHOWN = 10
+"""Answers printed."""
 
-def facts_of(name: str, format: str | None, limit: int | None, on_conflict: OnConflict) -> list[Fact]:
-    """The facts of a file or a hub dataset. Raises FactError."""
-    facts = [case.fact for case in named_cases(name, format, limit, on_conflict=on_conflict, note=warn)]
-    check_facts(facts)
-    return facts
+
+def cases_of(name: str, format: str | None, limit: int | None, on_conflict: OnConflict) -> Sequence[Case]:
+    """The cases of a file or a hub dataset, whose facts can be edited. Raises FactError."""
+    cases = named_cases(name, format, limit, on_conflict=on_conflict, note=warn)
+    check_facts([case.fact for case in cases])
+    return cases
+
+
+def check_places(output: Path | None, checkpoint: Path | None) -> None:
+    """Raises StoreError, before any work, if what is to be written could not be."""
+    if output is not None:
+        check_replaceable(output)
+        check_folder(output)
+    if checkpoint is not None:
+        refuse_to_replace(checkpoint)
+        check_folder(checkpoint)
+    if output and checkpoint and output.resolve() == checkpoint.resolve():
+        raise StoreError(f"{output} cannot be both an edit and a checkpoint; choose two folders.")
 
 
 def editor_for(
@@ -47,28 +65,48 @@ def editor_for(
     return Editor(decoder, method, methods=table, **given, progress=progress, fleet=fleet())
 
 
-def show_outcome(outcome: Outcome, ledgers: dict[str, Any]) -> None:
-    """Print notes, answers before and after, and what the ledger says."""
+def held_facts(outcome: Outcome, cases: Sequence[Case]) -> list[Fact]:
+    """The facts that the edited model says: every token of the new target is its first choice (evaluation 1.1).
+
+    None of them if the edited model no longer gives finite numbers.
+    """
+    edited = set(outcome.facts)
+    asked = [case for case in cases if case.fact in edited]
+    with progress() as tell:
+        try:
+            score = evaluate(outcome.decoder, asked, (Accuracy("efficacy"),), tell, fleet())["efficacy_accuracy"]
+        except ErrataError as error:
+            warn(f"the edited model could not be asked: {error}")
+            return []
+    return [case.fact for case, share in zip(asked, score.per_case, strict=True) if share == 1]
+
+
+def show_outcome(outcome: Outcome, ledgers: dict[str, Any], held: Sequence[Fact], wanted: int) -> None:
+    """Print notes, answers before and after (of missed facts first), what the ledger says, and how many facts hold."""
     for note in outcome.ledger.notes:
-        out.print(f"[yellow]{note}[/yellow]")
+        say(note, "yellow")
+    shown = sorted(outcome.facts, key=lambda fact: fact in held)[:SHOWN]
     answers = [
         {"prompt": fact.text, "wanted": fact.target_new, "before": before, "after": after}
-        for fact, before, after in outcome.answers(outcome.facts[:10])
+        for fact, before, after in outcome.answers(shown)
     ]
     show(answer_table(answers))
-    for grid in (residual_table(ledgers), health_table(ledgers), seconds_table(ledgers)):
-        if grid.rows:
-            show(grid)
+    for table in (residual_table(ledgers), health_table(ledgers), seconds_table(ledgers)):
+        if table.rows:
+            show(table)
+    say(f"{len(held)} of {wanted} facts hold: asked with its own prompt, the model says the new target")
+    if len(outcome.facts) < wanted:
+        say(f"{wanted - len(outcome.facts)} facts were not edited: the guard stopped before them", "yellow")
 
 
 def save(outcome: Outcome, ledgers: dict[str, Any], output: Path | None, checkpoint: Path | None) -> None:
     """Write the edit with its ledger, and the edited model, where asked for."""
     if output is not None:
         outcome.edit.save(output)
-        write_text(output / "ledger.json", json.dumps(ledgers, indent=1))
-        out.print(f"edit saved to {output}")
+        write_text(output / LEDGER, json.dumps(ledgers, indent=1))
+        say(f"edit saved to {output}")
     if checkpoint is not None:
         outcome.decoder.save(checkpoint)
-        out.print(f"edited checkpoint written to {checkpoint}")
+        say(f"edited checkpoint written to {checkpoint}")
     if output is None and checkpoint is None:
-        out.print("nothing was saved: give -o FOLDER to keep the edit, or --checkpoint FOLDER for a whole model")
+        say("nothing was saved: give -o FOLDER to keep the edit, or --checkpoint FOLDER for a whole model")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from errata.cli.console import fleet, out, show
+from errata.cli.console import fleet, say, show
 from errata.decoder.decoder import Decoder
 from errata.editors.base import Edit
 from errata.editors.supplies import Progress
@@ -49,15 +49,14 @@ def show_scores(run: Run, missing: Mapping[str, str]) -> None:
     """Print the scores, under which protocols they are, and what could not be scored."""
     show(score_table(run.scores), f"{len(run.answers)} cases, {run.settings['model']}")
     protocols = sorted({s["protocol"] for scores in run.scores.values() for s in scores})
-    out.print(f"protocols: {', '.join(protocols)}", highlight=False)
+    say(f"protocols: {', '.join(protocols)}")
     for name, why in missing.items():
-        out.print(f"no {name}: {why}", style="dim", highlight=False)
+        say(f"no {name}: {why}", "dim")
     if differing := run.settings["retokenised"]:
-        out.print(
+        say(
             f"In {len(differing)} cases, prompt and answer tokenised as one text, as in published code, would give "
             f"other tokens, such as in {', '.join(differing[:5])}",
-            style="dim",
-            highlight=False,
+            "dim",
         )
     if run.ability:
         show(skill_table(run.ability), "General ability")
