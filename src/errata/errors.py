@@ -170,7 +170,7 @@ class UnknownName(ErrataError):
         known = sorted(known)
         close = get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else f"Known: {', '.join(known)}."
-        super().__init__(f"unknown {kind} {name!r}. {hint}{f'  See {see}.' if see else ''}")
+        super().__init__(f"unknown {kind} {printable(name)}. {hint}{f'  See {see}.' if see else ''}")
 
 
 class UnknownMethod(UnknownName):

@@ -426,7 +426,7 @@ def changed(row: dict[str, Any], **changes: Any) -> dict[str, Any]:
         (changed(EASYEDIT, target_new=True), r"field 'target_new': expected text, found True"),
         (changed(EASYEDIT, target_new="  "), r"field 'target_new': expected text, found '  '"),
         (changed(EASYEDIT, rephrase_prompt=[{}]), r"'rephrase_prompt': expected a list of texts, found \[{}\]"),
-        (changed(EASYEDIT, locality_prompt=...), r"facts.json\[1\]: case 9: 1 neighbourhood answers for 0"),
+        (changed(EASYEDIT, locality_prompt=...), r"facts.json\[1\]: case '9': 1 neighbourhood answers for 0"),
     ],
 )
 def test_a_bad_record_is_named_with_file_id_and_field(row: dict[str, Any], message: str, tmp_path: Path) -> None:

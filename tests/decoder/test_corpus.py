@@ -139,6 +139,12 @@ def test_texts_that_are_none_are_refused() -> None:
         gather(decoder_of("llama"), Corpus.of([]), [1])
 
 
+@pytest.mark.parametrize("sizes", [{"tokens": -1}, {"max_length": 0}, {"max_length": -3}])
+def test_sizes_of_a_sample_that_would_drop_text_are_refused(sizes: dict[str, int]) -> None:
+    with pytest.raises(StatisticsError, match=r"expected 0 \(all\) or more, and at least 1"):
+        gather(decoder_of("llama"), Corpus.of(tiny_corpus()), [1], **sizes)
+
+
 def test_a_dataset_without_the_field_says_which_it_has(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('{"body": "no"}', encoding="utf-8")
     with pytest.raises(StatisticsError, match=r"train\[0\]: no field 'text'; its fields are 'body'"):

@@ -77,6 +77,8 @@ def test_a_task_of_ones_own_is_a_yaml_file_with_its_data_beside_it(tmp_path: Pat
 
 def test_what_cannot_be_run_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     decoder = talkative()
+    with pytest.raises(ErrataError, match="a limit of -1 records of each task; expected at least 1"):
+        general_ability(decoder, ["pocket_facts"], limit=-1)
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "lm_eval", None)
         with pytest.raises(ErrataError, match=r"general ability needs `pip install 'errata\[lm-eval\]'`"):

@@ -17,7 +17,7 @@ def statistics(
     tokens: Annotated[
         int | None,
         typer.Option(
-            help="Number of tokens to read; 0 reads the whole corpus. Default: 10 for each dimension of a key."
+            min=0, help="Number of tokens to read; 0 reads the whole corpus. Default: 10 for each dimension of a key."
         ),
     ] = None,
     window: Window = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from errata.errors import BadRecord
+from errata.errors import BadRecord, printable
 from errata.fact import Fact
 
 MCF, ZSRE = "mcf/teacher-forced", "zsre/token-accuracy"
@@ -65,7 +65,7 @@ class Case:
     def __post_init__(self) -> None:
         if self.neighbourhood_answers and len(self.neighbourhood_answers) != len(self.neighbourhood):
             raise BadRecord(
-                f"case {self.id}: {len(self.neighbourhood_answers)} neighbourhood answers for "
+                f"case {printable(self.id, 40)}: {len(self.neighbourhood_answers)} neighbourhood answers for "
                 f"{len(self.neighbourhood)} neighbourhood prompts; give one each, or none at all"
             )
 

@@ -128,6 +128,8 @@ def gather(
     reads and tokenises all of it; the leading one is given the statistics, the others nothing.
     """
     decoder.check_window(layers)
+    if (tokens is not None and tokens < 0) or (max_length is not None and max_length < 1):
+        raise StatisticsError(f"{tokens} tokens, {max_length} of each text; expected 0 (all) or more, and at least 1")
     inner = max(decoder.inner(layer) for layer in layers)
     wanted = TOKENS_PER_DIMENSION * inner if tokens is None else tokens
     limit = max_length or longest(decoder)

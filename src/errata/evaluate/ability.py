@@ -67,6 +67,8 @@ def general_ability(
     `TASKS` are local, lm-eval's own come from the hub (HF_HUB_OFFLINE=1 refuses that). Global random states are
     put back. Needs `errata[lm-eval]`. Raises ErrataError, UnknownName.
     """
+    if limit is not None and limit < 1:
+        raise ErrataError(f"a limit of {limit} records of each task; expected at least 1, or None for all of them")
     evaluator, manager, wrap = _harness()
     wanted = [_settings(task) for task in tasks]
     named = [task for task in wanted if isinstance(task, str)]

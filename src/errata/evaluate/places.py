@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from errata.decoder.decoder import Decoder
-from errata.errors import UnusableFacts
+from errata.errors import UnusableFacts, printable
 from errata.evaluate.base import Progress, Question
 
 Ids = tuple[int, ...]
@@ -110,7 +110,7 @@ def tokens_of(decoder: Decoder, questions: Sequence[Asked]) -> list[tuple[Ids, I
     texts = {question.answer for question in questions if question.answer is not None}
     answers: dict[str | None, Ids] = {text: tuple(decoder.answer_ids(text)) for text in texts}
     if empty := [text for text, ids in [*prompts.items(), *answers.items()] if not ids]:
-        raise UnusableFacts([f"{text!r} has no tokens: nothing to score" for text in empty])
+        raise UnusableFacts([f"{printable(text)} has no tokens: nothing to score" for text in empty])
     return [(prompts[question.prompt], answers.get(question.answer, ())) for question in questions]
 
 
