@@ -18,7 +18,7 @@ from benchmarks import soak_store
 from errata import store as store_room
 from errata.delta import write_tensors
 from errata.errors import StoreError
-from errata.store import DamagedShard, Store, StoreFull, canonical
+from errata.store import SCHEMA, DamagedShard, Store, StoreUnwritable, canonical
 
 MADE_OF = {"weights": "3f9c", "layer": 5, "lr": 0.1, "prefixes": ["{}", "The sea. {}"], "seed": None}
 
@@ -186,12 +186,6 @@ def test_what_made_a_value_lies_beside_it_for_people(tmp_path: Path) -> None:
     assert "Zürich" in written.read_text("utf-8")
 
 
-def test_a_folder_that_cannot_be_written_is_an_error_with_its_path(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(StoreError, match=r"file/v\d+/anchors.* could not be written"):
-        Store(tmp_path / "file").put("anchors", MADE_OF, tensors())
-
-
 def test_the_default_store_is_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ERRATA_STORE", str(tmp_path / "here"))
     assert Store.default().root == tmp_path / "here"
@@ -313,9 +307,9 @@ def test_on_a_full_disk_values_wait_in_memory_and_what_was_written_stays(
             raise StoreError(f"{path}: could not be written") from cause
 
         full.setattr(store_room, "write_tensors", failing)
-        with pytest.warns(StoreFull, match="no room on the disk"):
+        with pytest.warns(StoreUnwritable, match="no room on the disk"):
             store.shelf("anchors", MADE_OF).put({"2": tensors(2)})
-        with pytest.warns(StoreFull):
+        with pytest.warns(StoreUnwritable):
             store.put("statistics", MADE_OF, tensors(4))
         assert store.shelf("anchors", MADE_OF).get(["1", "2"]).keys() == {"1", "2"}
         assert Store(tmp_path).shelf("anchors", MADE_OF).get(["1", "2"]).keys() == {"1"}
@@ -331,13 +325,51 @@ def test_on_a_full_disk_values_wait_in_memory_and_what_was_written_stays(
     assert same(newer, tensors(5))
 
 
-def test_other_errors_of_writing_are_not_taken_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EPERM, errno.EIO], ids=errno.errorcode.get)
+def test_an_unwritable_store_is_like_a_full_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def failing(path: Path, *rest: object) -> None:
-        raise StoreError(f"{path}: could not be written") from PermissionError(errno.EACCES, "Permission denied")
+        raise StoreError(f"{path}: could not be written") from OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(store_room, "write_tensors", failing)
-    with pytest.raises(StoreError, match="could not be written"):
+    store = Store(tmp_path)
+    with monkeypatch.context() as broken:
+        broken.setattr(store_room, "write_tensors", failing)
+        with pytest.warns(StoreUnwritable, match="cannot be written to"):
+            store.put("anchors", MADE_OF, tensors())
+        assert store.get("anchors", MADE_OF) is not None
+        assert Store(tmp_path).get("anchors", MADE_OF) is None
+    store.put("statistics", MADE_OF, tensors())
+    assert Store(tmp_path).get("statistics", MADE_OF) is not None
+
+
+def test_a_store_that_is_a_file_or_on_a_read_only_system_keeps_values_in_memory(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for root in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/store")):
+        store = Store(root)
+        with pytest.warns(StoreUnwritable, match="cannot be written to"):
+            store.put("anchors", MADE_OF, tensors())
+        assert store.get("anchors", MADE_OF) is not None
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_without_a_home_folder_values_are_kept_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ERRATA_STORE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown(path: str) -> str:
+        return path  # as os.path.expanduser does for a user who has no home
+
+    monkeypatch.setattr(os.path, "expanduser", unknown)
+    with pytest.warns(StoreUnwritable, match="no home folder"):
+        store = Store.default()
+    assert store.root is None
+
+
+def test_a_folder_of_another_program_is_never_written_into(tmp_path: Path) -> None:
+    (tmp_path / f"v{SCHEMA}" / "photos").mkdir(parents=True)
+    (tmp_path / f"v{SCHEMA}" / "photos" / "a.jpg").write_text("a")
+    with pytest.warns(StoreUnwritable, match="holds what errata did not write"):
         Store(tmp_path).put("anchors", MADE_OF, tensors())
+    assert [path.name for path in (tmp_path / f"v{SCHEMA}").iterdir()] == ["photos"]
 
 
 @pytest.mark.parametrize("number", [errno.ENOENT, errno.EEXIST], ids=errno.errorcode.get)

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from errata import upkeep
-from errata.store import SCHEMA, Store
-from errata.upkeep import LEFT_ALONE, Entry, entries, leftovers, remove, superfluous
+from errata.errors import StoreError
+from errata.store import MARKER, SCHEMA, Store
+from errata.upkeep import LEFT_ALONE, Entry, check_store, entries, leftovers, remove, superfluous
 
 NOW = 1e9
 DAY = 86400.0
@@ -81,13 +82,13 @@ def test_a_shelf_used_since_it_was_listed_stays(tmp_path: Path) -> None:
 
 def test_shelves_of_another_schema_are_listed_as_such_and_go_when_asked(tmp_path: Path) -> None:
     store = filled(tmp_path)
-    shutil.copytree(tmp_path / f"v{SCHEMA}" / "anchors", tmp_path / "anchors")
     shutil.copytree(tmp_path / f"v{SCHEMA}" / "anchors", tmp_path / f"v{SCHEMA + 1}" / "anchors")
+    check_store(store)
     found = entries(store)
-    assert sorted(entry.schema for entry in found) == [1, 1, SCHEMA, SCHEMA, SCHEMA, SCHEMA + 1, SCHEMA + 1]
+    assert sorted(entry.schema for entry in found) == [SCHEMA, SCHEMA, SCHEMA, SCHEMA + 1, SCHEMA + 1]
     gone = superfluous(found, NOW, stale=True)
-    assert {entry.schema for entry in gone} == {1, SCHEMA + 1}
-    assert len(gone) == 4
+    assert {entry.schema for entry in gone} == {SCHEMA + 1}
+    assert len(gone) == 2
 
 
 def test_leftovers_are_what_nobody_reads_and_nobody_writes(tmp_path: Path) -> None:
@@ -139,3 +140,56 @@ def test_what_cannot_be_removed_is_told(tmp_path: Path) -> None:
     with pytest.raises(upkeep.StoreError, match="could not be removed"):
         remove(entries(store))
     kind.chmod(0o700)
+
+
+def cache_of_others(root: Path) -> list[Path]:
+    """A cache folder as other programs fill it, with names like those of shelves."""
+    files = [
+        root / "thumbnails" / ("0" * 32) / "a.safetensors",
+        root / f"v{SCHEMA}" / "kind" / ("1" * 32) / "movie.mp4",
+        root / "pip" / "http" / "b",
+        root / "model" / ("2" * 32) / "made_of.json",
+    ]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_text("mine")
+        os.utime(file, (0, 0))
+        os.utime(file.parent, (0, 0))
+    return files
+
+
+def test_a_folder_of_other_programs_is_no_store_and_loses_nothing(tmp_path: Path) -> None:
+    files = cache_of_others(tmp_path)
+    store = Store(tmp_path)
+    assert entries(store) == []
+    assert leftovers(store, NOW) == []
+    with pytest.raises(StoreError, match=r"errata did not write|is not a store"):
+        check_store(store)
+    assert all(file.read_text() == "mine" for file in files)
+    assert not list(tmp_path.rglob(MARKER))
+
+
+def test_only_marked_folders_and_shelves_that_hold_nothing_else_are_touched(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    (foreign,) = (tmp_path / f"v{SCHEMA}" / "statistics").iterdir()
+    (foreign / "notes.txt").write_text("mine")
+    (tmp_path / "pictures").mkdir()
+    assert {entry.kind for entry in entries(store)} == {"anchors"}
+    remove([*superfluous(entries(store), NOW, max_size=0), *leftovers(store, NOW * 9)])
+    assert (foreign / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "pictures").is_dir()
+    check_store(store)
+
+
+def test_an_empty_or_absent_folder_is_a_store_with_nothing_in_it(tmp_path: Path) -> None:
+    for root in (tmp_path, tmp_path / "absent"):
+        check_store(Store(root))
+        assert entries(Store(root)) == []
+
+
+def test_a_store_without_its_mark_is_taken_for_one_if_all_in_it_is_a_stores(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    (tmp_path / f"v{SCHEMA}" / MARKER).unlink()
+    assert entries(store) == []
+    check_store(store)
+    assert len(entries(store)) == 3

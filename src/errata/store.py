@@ -24,12 +24,19 @@ from torch import Tensor, uint8
 
 from errata.delta import write_tensors
 from errata.errors import StoreError
+from errata.files import write_text
 
 Tensors = dict[str, Tensor]
 SCHEMA = 3
 """Raised when files take another form, or when the same ingredients come to make other values. A folder of the store:
 what was written under another schema is never found."""
 SHARDS, DESCRIPTION, DAMAGED = "*.safetensors", "made_of.json", ".damaged"
+MARKER = "errata-store.txt"
+"""In every `v<schema>` folder: only what is beneath such a folder is errata's, to be listed and removed."""
+_MARK = (
+    "What is in this folder was computed by errata. `errata store list` shows it, `errata store prune` removes it.\n"
+)
+_SHELF = re.compile(r"[0-9a-f]{32}")
 _ALONE = "value"  # the item under which a single value lies on its shelf
 _TRIES = 5
 
@@ -38,8 +45,8 @@ class DamagedShard(UserWarning):
     """A file of the store is cut short or altered; it is set aside and what it held is made again."""
 
 
-class StoreFull(UserWarning):
-    """There is no room on the disk; values are kept in memory, and written when there is."""
+class StoreUnwritable(UserWarning):
+    """The store cannot be written to: full, read-only, not a folder. Values are kept in memory meanwhile."""
 
 
 class Store:
@@ -58,7 +65,12 @@ class Store:
     def default(cls) -> Store:
         """At $ERRATA_STORE, else `errata` in the user's cache folder."""
         cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        return cls(os.environ.get("ERRATA_STORE") or Path(cache) / "errata")
+        place = Path(os.environ.get("ERRATA_STORE") or Path(cache) / "errata")
+        try:
+            return cls(place)
+        except RuntimeError:
+            _warn(f"{place}: there is no home folder. Values are kept in memory; set ERRATA_STORE to keep them.")
+            return cls.nowhere()
 
     @classmethod
     def nowhere(cls) -> Store:
@@ -126,12 +138,17 @@ class DiskShelf(Shelf):
     def __init__(self, folder: Path, made_of: str, waiting: MemoryShelf) -> None:
         self.folder, self._made_of, self._waiting = folder, made_of, waiting
 
+    @property
+    def root(self) -> Path:
+        """The folder of all shelves of this schema."""
+        return self.folder.parent.parent
+
     def get(self, items: Iterable[str]) -> dict[str, Tensors]:
         wanted = set(items)
         found = self._waiting.get(wanted)
         for shard in sorted(path for path in self.folder.glob(SHARDS) if not path.name.startswith(".")):
             if missing := wanted - found.keys():
-                with suppress(FileNotFoundError):
+                with suppress(OSError):
                     found |= self._read(shard, missing)
         if found:
             with suppress(OSError):
@@ -180,14 +197,12 @@ class DiskShelf(Shelf):
             self._write({**self._waiting.all(), **values}, name)
             self._waiting.clear()
         except StoreError as error:
-            if _system_error(error) not in (errno.ENOSPC, errno.EDQUOT):
-                raise
             self._waiting.put(values)
-            warnings.warn(
-                f"{self.folder}: no room on the disk. Values are kept in memory and written as soon as there is room; "
-                "what is in the store already stays. See `errata store list` and `errata store prune`.",
-                StoreFull,
-                stacklevel=3,
+            full = _system_error(error) in (errno.ENOSPC, errno.EDQUOT)
+            reason = "no room on the disk" if full else f"the store cannot be written to ({_reason(error)})"
+            _warn(
+                f"{self.root}: {reason}. Values are kept in memory and written as soon as that is possible; what is in "
+                "the store already stays. See `errata store list` and `errata store prune`."
             )
 
     def _write(self, values: Mapping[str, Mapping[str, Tensor]], name: str | None) -> None:
@@ -221,20 +236,50 @@ class DiskShelf(Shelf):
     def _describe(self) -> None:
         """Write made_of.json beside the shards: for people, never read back. Its time is that of the last use."""
         path = self.folder / DESCRIPTION
-        temporary = path.with_name(f".{uuid4().hex}.json")
         try:
-            if path.exists():
-                os.utime(path)
-                return
-            self.folder.mkdir(parents=True, exist_ok=True)
-            try:
-                text = json.dumps(json.loads(self._made_of), indent=2, ensure_ascii=False)
-                temporary.write_bytes(text.encode(errors="backslashreplace"))
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            os.utime(path)
+        except FileNotFoundError:
+            mark(self.root)
+            write_text(path, json.dumps(json.loads(self._made_of), indent=2, ensure_ascii=False))
         except OSError as error:
-            raise StoreError(f"{path}: could not be written ({error})") from error
+            raise StoreError(f"{path}: could not be written ({error.strerror})") from error
+
+
+def mark(root: Path) -> None:
+    """Mark a folder as one in which all is errata's. Raises StoreError if it is not or cannot be written to."""
+    if (root / MARKER).is_file():
+        return
+    try:
+        if root.exists() and not is_ours(root):
+            raise StoreError(f"{root} holds what errata did not write; choose another folder for the store")
+    except OSError as error:
+        raise StoreError(f"{root}: could not be read ({error.strerror})") from error
+    write_text(root / MARKER, _MARK)
+
+
+def is_ours(root: Path) -> bool:
+    """Whether a folder of shelves holds nothing but kinds, shelves in them, and files of shelves in those."""
+    kinds = [kind for kind in root.iterdir() if not kind.name.startswith(".")]
+    return all(
+        kind.is_dir()
+        and all(
+            shelf.name.startswith(".") or (_SHELF.fullmatch(shelf.name) and is_shelf(shelf)) for shelf in kind.iterdir()
+        )
+        for kind in kinds
+    )
+
+
+def is_shelf(folder: Path) -> bool:
+    """Whether a folder holds only what a shelf can hold."""
+    return folder.is_dir() and all(
+        path.name == DESCRIPTION or path.name.startswith(".") or path.suffix in (".safetensors", DAMAGED)
+        for path in folder.iterdir()
+        if not path.is_dir() or not path.name.startswith(".")
+    )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, StoreUnwritable, stacklevel=4)
 
 
 def _which(path: Path) -> tuple[int, int]:
@@ -249,6 +294,10 @@ def _system_error(error: StoreError) -> int | None:
         return error.__cause__.errno
     found = re.search(r"os error (\d+)", str(error.__cause__))
     return int(found[1]) if found else None
+
+
+def _reason(error: StoreError) -> str:
+    return getattr(error.__cause__, "strerror", None) or str(error)
 
 
 def canonical(made_of: Mapping[str, object]) -> str:

@@ -19,12 +19,13 @@ from typing import Any
 from uuid import uuid4
 
 from errata.errors import StoreError
-from errata.store import DAMAGED, DESCRIPTION, SCHEMA, Store
+from errata.store import DAMAGED, DESCRIPTION, MARKER, SCHEMA, Store, is_shelf, mark
 
 LEFT_ALONE = 3600.0
 """Seconds: a half-written file younger than this may still be at work."""
 _REMOVED = ".removed-"
 _SHELF = re.compile(r"[0-9a-f]{32}")
+_VERSION = re.compile(r"v\d{1,9}")
 
 
 @dataclass(frozen=True)
@@ -134,14 +135,35 @@ def _delete(path: Path) -> None:
     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+def roots(store: Store) -> list[Path]:
+    """The marked folders of a store, one for each schema: nothing outside them is errata's."""
+    tops = _inside(store.root) if store.root else []
+    return [top for top in tops if _VERSION.fullmatch(top.name) and (top / MARKER).is_file()]
+
+
+def check_store(store: Store) -> None:
+    """Raises StoreError if the store's folder holds other things and no store. An unmarked store is marked."""
+    if store.root is None or not store.root.exists():
+        return
+    for top in _inside(store.root):
+        if _VERSION.fullmatch(top.name) and any(top.iterdir()):
+            mark(top)
+    if not roots(store) and (not store.root.is_dir() or any(store.root.iterdir())):
+        raise StoreError(
+            f"{store.root} is not a store of errata: no v{SCHEMA} folder in it has the file {MARKER}. Nothing was "
+            "removed. Give the folder of a store with --store, or set ERRATA_STORE."
+        )
+
+
 def _folders(store: Store, removed: bool = False) -> Iterator[tuple[int, str, Path]]:
-    """(schema, kind, folder) of every shelf, known by its name. The first schema had no folder of its own."""
-    for top in _inside(store.root) if store.root else ():
-        version = re.fullmatch(r"v(\d+)", top.name)
-        for kind in _inside(top) if version else [top]:
+    """(schema, kind, folder) of every shelf, known by its name and by what it holds."""
+    for top in roots(store):
+        for kind in _inside(top):
             for folder in _inside(kind):
-                if _SHELF.fullmatch(folder.name) or (removed and folder.name.startswith(_REMOVED)):
-                    yield int(version[1]) if version else 1, kind.name, folder
+                if (_SHELF.fullmatch(folder.name) and is_shelf(folder)) or (
+                    removed and folder.name.startswith(_REMOVED)
+                ):
+                    yield int(top.name[1:]), kind.name, folder
 
 
 def _inside(folder: Path) -> list[Path]:

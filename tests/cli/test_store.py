@@ -81,3 +81,13 @@ def test_mistakes_are_told_and_remove_nothing(store: Store, flags: tuple[str, st
     with pytest.raises(ErrataError, match="such as"):
         run(store, "prune", *flags)
     assert len(kinds(store)) == 2
+
+
+def test_a_folder_that_is_no_store_is_refused_and_what_goes_is_listed_first(store: Store, tmp_path: Path) -> None:
+    said = run(store, "prune", "--older-than", "30d", "--dry-run").stdout
+    (gone,) = [entry.folder for entry in entries(store) if entry.kind == "anchors"]
+    assert str(gone) in said.replace("\n", "")
+    (tmp_path / "cache" / "program" / ("0" * 32)).mkdir(parents=True)
+    for verb in ("list", "prune"):
+        with pytest.raises(ErrataError, match="is not a store of errata"):
+            run(Store(tmp_path / "cache"), verb)

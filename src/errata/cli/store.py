@@ -33,9 +33,10 @@ def list_store(
 ) -> None:
     """List what is stored: kinds, sizes and ages. Changes nothing."""
     from errata.cli.work.store import by_kind, by_shelf, of_kind, store_at
-    from errata.upkeep import entries, leftovers
+    from errata.upkeep import check_store, entries, leftovers
 
     at, now = store_at(store), time.time()
+    check_store(at)
     found = of_kind(entries(at), kind)
     say(f"{at.root}")
     show(by_shelf(found, now) if each else by_kind(found, now))
@@ -64,9 +65,10 @@ def prune_store(
 ) -> None:
     """Remove stored results by age or size, and what killed processes left. They are computed again when needed."""
     from errata.cli.work.store import by_kind, of_kind, store_at
-    from errata.upkeep import entries, leftovers, remove, superfluous
+    from errata.upkeep import check_store, entries, leftovers, remove, superfluous
 
     at, now = store_at(store), time.time()
+    check_store(at)
     age = None if older_than is None else parse_age(older_than)
     limit = None if max_size is None else parse_size(max_size)
     found = of_kind(entries(at), kind)
@@ -83,6 +85,8 @@ def prune_store(
             ("stays", size_text(stays)),
         ]
     )
+    for path in [*(entry.folder for entry in gone), *(one.path for one in left)]:
+        say(f"  {path}")
     if dry_run or not (gone or left):
         return
     if not yes:
