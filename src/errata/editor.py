@@ -15,12 +15,14 @@ from transformers import PreTrainedModel
 from errata.decoder.corpus import Corpus
 from errata.decoder.decoder import Decoder
 from errata.decoder.site import Contexts
-from errata.editors.base import Edit, Ledger, Outcome
+from errata.editors.base import Edit, Ledger, Outcome, WeightEdit
 from errata.editors.guard import USUAL, Guard
 from errata.editors.lesson import Practice
+from errata.editors.revision import Revision, Run, check_new, check_same_settings
 from errata.editors.saved import load_edit
 from errata.editors.schedule import Schedule
 from errata.editors.supplies import Progress, Supplies
+from errata.errors import Collapsed
 from errata.evaluate import Case, Scores, probes
 from errata.evaluate import evaluate as score
 from errata.fact import Fact
@@ -110,30 +112,78 @@ class Editor:
     @torch.inference_mode(False)  # anchors and training need gradients, whatever mode the caller is in
     def edit(
         self,
-        facts: Sequence[Fact],
+        facts: Sequence[Fact] = (),
         *,
         batch: int | None = None,
         targets: Literal["current", "original"] = "current",
         remember: bool = True,
         past: Edit | None = None,
+        drop: Sequence[Fact | int] = (),
     ) -> Outcome:
         """Make the model believe the facts. The model is edited when this returns.
 
         All at once, or `batch` at a time (see Schedule), or as the method's row says. `past`: an edit to go on
-        from; the outcome's edit then holds both. Raises UnusableFacts, AlreadyEdited, StatisticsError, SolveError;
-        the model is then as before.
+        from; the outcome's edit then holds both. A fact of it that is given with another object is replaced, and
+        those in `drop` (facts of it, or their numbers from 0) are taken out: the earlier edit is then made again
+        without them, from the unedited model, with the anchors it was saved with. Raises UnusableFacts, AlreadyEdited,
+        WrongEdit, StatisticsError, SolveError, Collapsed; the model is then as before.
         """
+        check_new(facts, drop, past)
         self.decoder.identify()
         if past is None:
             self.decoder.check_unedited()
         else:
             past = past.fitted_to(self.decoder)
         schedule = Schedule(self._batch if batch is None else batch, targets, remember)
+        if past is not None and (revision := Revision.of(past, facts, drop)):
+            return self._revised(past, revision, facts, schedule)
+        return self._run(facts, schedule, past, [*(past.manifest.get("runs", []) if past else [])])
+
+    def _run(
+        self, facts: Sequence[Fact], schedule: Schedule, past: Edit | None, earlier_runs: Sequence[Mapping[str, Any]]
+    ) -> Outcome:
+        """One run of the pipeline, whose edit then says what made it."""
         shared = self.pipeline.shared or self.supplies.fleet.size == 1
         edit = self.pipeline.edit if shared else self._led
         outcome = edit(facts, self.supplies, schedule, past)
         known = [*(past.facts if past else []), *outcome.facts]
-        return replace(outcome, edit=replace(outcome.edit, manifest=self._manifest(known, schedule)))  # type: ignore[type-var]
+        runs = [*earlier_runs, Run(tuple(outcome.facts), schedule).to_json()]
+        manifest = self._manifest(known, schedule) | {"runs": runs}
+        if past is not None and "taken_back" in past.manifest:
+            manifest["taken_back"] = past.manifest["taken_back"]
+        return replace(outcome, edit=replace(outcome.edit, manifest=manifest))  # type: ignore[type-var]
+
+    def _revised(self, past: Edit, revision: Revision, facts: Sequence[Fact], schedule: Schedule) -> Outcome:
+        """The earlier edit made again without what is taken back, from the unedited model, then the new facts."""
+        decoder, supplies = self.decoder, self.supplies
+        check_same_settings(past.manifest, self._settings())
+        on = isinstance(past, WeightEdit) and decoder.change is not None and decoder.change.digest == past.delta.digest
+        if not on:
+            decoder.check_unedited()
+        decoder.restore()
+        runs = [*revision.runs, *([Run(tuple(facts), schedule)] if facts else [])]
+        outcome, edit = None, None
+        try:
+            self.supplies = supplies.with_anchors(past.anchors if isinstance(past, WeightEdit) else {})
+            for run in runs:
+                outcome = self._run(run.facts, run.schedule, edit, [] if edit is None else edit.manifest["runs"])
+                edit = outcome.edit
+                if run is not runs[-1] and len(outcome.facts) < len(run.facts):
+                    raise Collapsed(f"making the earlier edit again was {outcome.ledger.notes[-1]}. Nothing was kept.")
+        except BaseException:
+            decoder.restore()
+            if on:
+                past.put_on(decoder)
+            raise
+        finally:
+            self.supplies = supplies
+        assert outcome is not None
+        assert edit is not None
+        outcome.ledger.notes[:0] = revision.notes
+        taken_back = [*past.manifest.get("taken_back", []), *revision.to_json()]
+        manifest = edit.manifest | {"taken_back": taken_back}
+        shown = outcome.facts if facts else tuple(edit.facts)
+        return replace(outcome, edit=replace(edit, manifest=manifest), facts=shown)  # type: ignore[type-var]
 
     def evaluate(self, cases: Sequence[Case], *families: str) -> Scores:
         """Scores of the model as it is now, edited or not, by families of probes (all without any named)."""
@@ -172,22 +222,27 @@ class Editor:
             edit.put_on(decoder)
             return Outcome(edit, Ledger(), decoder, tuple(facts[:edited]))
 
+    def _settings(self) -> dict[str, Any]:
+        """What an edit of the same facts follows from."""
+        made = self.pipeline.describe()
+        if "contexts" in self.pipeline.needs:
+            made["contexts"] = self.supplies.contexts.groups
+        if "practice" in self.pipeline.needs:
+            made["practice"] = [case.id for case in self.cases]
+        return made
+
     def _manifest(self, facts: Sequence[Fact], schedule: Schedule) -> dict[str, Any]:
         made: dict[str, Any] = {
             "model": self.decoder.name,
             "identity": self.decoder.described().to_json(),
             "dtype": str(self.decoder.dtype).removeprefix("torch."),
             "method": self.method,
-            **self.pipeline.describe(),
+            **self._settings(),
             "schedule": asdict(schedule),
             "recipe": self.recipe.to_json(),
         }
-        if "contexts" in self.pipeline.needs:
-            made["contexts"] = self.supplies.contexts.groups
         if "statistics" in self.pipeline.needs:
             made["statistics"] = self.supplies.origin(sorted(set(self.pipeline.edited)))
-        if "practice" in self.pipeline.needs:
-            made["practice"] = [case.id for case in self.cases]
         return made | {"versions": versions(), "facts": [asdict(fact) for fact in facts]}
 
 

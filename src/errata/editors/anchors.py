@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from hashlib import blake2b
@@ -27,13 +28,12 @@ FLUSH_SECONDS = 2.0
 
 
 class Anchors:
-    """The anchors of one run. `known`: those that an earlier edit was saved with."""
+    """The anchors of one run, and those of the edit it goes on from."""
 
-    def __init__(
-        self, settings: AnchorSettings, search: Search, supplies: Supplies, ledger: Ledger, known: Kept | None = None
-    ) -> None:
+    def __init__(self, settings: AnchorSettings, search: Search, supplies: Supplies, ledger: Ledger) -> None:
         self.settings, self.search, self.supplies, self.ledger = settings, search, supplies, ledger
-        self.kept: Kept = dict(known or {})
+        self.kept: Kept = {}
+        self._saved = from_tensors(supplies.anchors)
 
     def at(self, site: Site, layer: int, in_pieces: bool) -> Float[Tensor, "fact model"]:
         """Anchors of all facts at a layer on the model as it is now.
@@ -48,7 +48,8 @@ class Anchors:
         names = names_of(site)
         keys = [blake2b(f"{seal}\0{name}".encode(), digest_size=16).hexdigest() for name in names]
         stored = shelf.get(names)
-        stored |= {name: self.kept[key] for name, key in zip(names, keys, strict=True) if key in self.kept}
+        saved = ChainMap(self.kept, self._saved)
+        stored |= {name: saved[key] for name, key in zip(names, keys, strict=True) if key in saved}
         had = [i for i, name in enumerate(names) if name in stored]
         owner, missing = fleet.owners(had, len(site))
         mine = [i for i, rank in enumerate(owner) if rank == fleet.rank]

@@ -10,6 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from errata.decoder.contexts import generate_contexts, generate_texts
 from errata.decoder.corpus import Corpus, gather
 from errata.decoder.decoder import Decoder
@@ -55,6 +57,7 @@ class Supplies:
         self.store, self.progress, self.fleet = store or Store.nowhere(), progress, fleet
         self.given_contexts, self.given_statistics = contexts, statistics
         self._practice, self._guard = practice, guard
+        self.anchors: Mapping[str, Tensor] = {}
         self._sampled: dict[tuple[str, int], Contexts] = {}
         self._gathered: dict[str, dict[int, KeyStatistics]] = {}
 
@@ -69,6 +72,12 @@ class Supplies:
         """The same with these context prefixes."""
         other = copy(self)
         other.given_contexts = contexts
+        return other
+
+    def with_anchors(self, anchors: Mapping[str, Tensor]) -> Supplies:
+        """The same with the anchors that an edit was saved with: they are not optimised again, store or none."""
+        other = copy(self)
+        other.anchors = anchors
         return other
 
     def alone(self) -> Supplies:
