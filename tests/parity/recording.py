@@ -1,7 +1,9 @@
-"""Numbers recorded from published code, and errata at work on the same model. Needs ERRATA_REFERENCE (a folder).
+"""Recorded numbers, and errata at work on the same model.
 
-The folder holds facts.json, contexts.json, corpus.json and one folder per recorded model; every one that is
-there is checked.
+Two kinds of recordings have the same form, a folder with facts.json, contexts.json, corpus.json and one folder per
+model. The official ones were made by the published code and stay outside of the project: ERRATA_REFERENCE points to
+them. The own one beside this file was made by the plain oracle (`python -m tests.parity.record`): two layers, four
+facts, and only what the oracle can do.
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -23,48 +24,57 @@ from torch import Tensor
 from errata import Contexts, Decoder, Editor, Fact, KeyStatistics, Recipe, Store, WeightEdit
 from errata.targets import AnchorSettings, Search, optimise_anchors
 
-ROOT = Path(os.environ.get("ERRATA_REFERENCE", "nowhere"))
-needs_recordings = pytest.mark.skipif(
-    "ERRATA_REFERENCE" not in os.environ, reason="ERRATA_REFERENCE does not point to recorded numbers"
-)
-MODELS = sorted(folder.parent.name for folder in ROOT.glob("*/hparams.json")) or ["none"]
+OWN = Path(__file__).parent / "own"
+OFFICIAL = Path(os.environ.get("ERRATA_REFERENCE", "nowhere"))
+WHY = "ERRATA_REFERENCE does not point to numbers recorded from published code"
+STRONG: dict[str, Any] = {"clamp": 4.0, "evaluations": 40, "lr": 0.5}
+"""What differs in the runs called strong, whatever else the set's settings are; by the oracle's names."""
 
 
-def read(name: str) -> Any:
-    return json.loads((ROOT / name).read_text(encoding="utf-8"))
+def models_in(root: Path) -> list[Path]:
+    """The folder of each recorded model."""
+    return sorted(file.parent for file in root.glob("*/hparams.json"))
 
 
 @dataclass(frozen=True)
 class Recording:
     """One model in float64, the settings of its set, and what was recorded; arrays are read when asked for."""
 
-    name: str
+    folder: Path
     decoder: Decoder
     store: Store
 
+    def read(self, name: str) -> Any:
+        """A JSON file of this model."""
+        return json.loads((self.folder / name).read_text(encoding="utf-8"))
+
+    def shared(self, name: str) -> Any:
+        """A JSON file that all models of the set share."""
+        return json.loads((self.folder.parent / name).read_text(encoding="utf-8"))
+
     @cached_property
     def given(self) -> dict[str, Any]:
-        return dict(read(f"{self.name}/hparams.json"))
+        return dict(self.read("hparams.json"))
 
     @cached_property
     def log(self) -> dict[str, Any]:
-        return dict(read(f"{self.name}/z_log.json")["f64"])
+        return dict(self.read("z_log.json")["f64"])
 
     @cached_property
     def facts(self) -> list[Fact]:
-        return [Fact(row["prompt"], row["subject"], row["target_new"]) for row in read("facts.json")]
+        return [Fact(row["prompt"], row["subject"], row["target_new"]) for row in self.shared("facts.json")]
 
     @cached_property
     def true_facts(self) -> list[Fact]:
-        return [Fact(row["prompt"], row["subject"], row["target_true"]) for row in read("facts.json")]
+        return [Fact(row["prompt"], row["subject"], row["target_true"]) for row in self.shared("facts.json")]
 
     @cached_property
     def contexts(self) -> Contexts:
-        return Contexts(tuple(tuple(group) for group in read("contexts.json")))
+        return Contexts(tuple(tuple(group) for group in self.shared("contexts.json")))
 
     @cached_property
     def arrays(self) -> dict[str, dict[str, Tensor]]:
-        return {file.stem: load_file(file) for file in (ROOT / self.name).glob("*.safetensors")}
+        return {file.stem: load_file(file) for file in self.folder.glob("*.safetensors")}
 
     @cached_property
     def statistics(self) -> dict[int, KeyStatistics]:
@@ -152,8 +162,8 @@ class Recording:
         return {named[name]: change for name, change in outcome.edit.delta.changes.items()}
 
 
-def recording(name: str) -> Recording:
-    return Recording(name, Decoder.from_pretrained(ROOT / name / "model", dtype=torch.float64), Store.nowhere())
+def recording(folder: Path) -> Recording:
+    return Recording(folder, Decoder.from_pretrained(folder / "model", dtype=torch.float64), Store.nowhere())
 
 
 def off(found: Tensor, expected: Tensor) -> float:
