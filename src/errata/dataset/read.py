@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -16,14 +16,12 @@ from errata.dataset.conflicts import Exam, OnConflict, settle
 from errata.dataset.formats import FORMATS, RecordFormat, format_named, format_of, misspelt
 from errata.dataset.record import Record
 from errata.dataset.references import Topic, read_references
-from errata.errors import BadRecord, ErrataError, printable
+from errata.errors import SHOWN, BadRecord, ErrataError, printable
 from errata.fact import Fact
 from errata.rows import SUFFIXES, Row, check_characters, read_rows
 
 Note = Callable[[str], None]
 """Called with each thing about the records that is worth knowing, in words."""
-
-_SHOWN = 10
 
 
 class RecordWarning(UserWarning):
@@ -162,23 +160,44 @@ def _unwrapped(rows: list[Row]) -> list[Row]:
 
 
 def _cases(
-    rows: Iterable[Row],
+    rows: list[Row],
     format: str | None,
     references: str | Path | None,
     on_conflict: OnConflict,
     note: Note,
 ) -> list[Case]:
-    rows = list(rows)
     if not rows:
         raise BadRecord("no records to read")
     chosen = format_named(format) if format else format_of(*rows[0])
-    texts = read_references(references) if references else {}
-    if references and chosen.topics is None:
+    numbers: dict[tuple[str, str], str] = {}
+    exams = _exams(rows, chosen, _texts_for(chosen, references), numbers)
+    cases, left_out = settle(exams, on_conflict)
+    near = misspelt(chosen, {name: None for _, row in rows for name in row})
+    unread = [f"the field {printable(name)} is not read; is it {other!r}?" for name, other in near.items()]
+    for message in (*_numbers_noted(numbers), *unread, *left_out):
+        note(message)
+    return cases
+
+
+def _texts_for(chosen: RecordFormat, references: str | Path | None) -> dict[Topic, tuple[str, ...]]:
+    """The reference texts of a file. Raises BadRecord if the records do not say which are theirs."""
+    if references is None:
+        return {}
+    if chosen.topics is None:
         raise BadRecord(
             f"records of format {chosen.name!r} do not say which texts of {references} are theirs: they have no "
             "relation_id and no id of their target. The files of CounterFact's authors have both."
         )
-    numbers: dict[tuple[str, str], str] = {}
+    return read_references(references)
+
+
+def _exams(
+    rows: Sequence[Row],
+    chosen: RecordFormat,
+    texts: Mapping[Topic, tuple[str, ...]],
+    numbers: dict[tuple[str, str], str],
+) -> list[Exam]:
+    """What each record gives. Raises BadRecord naming all that cannot be read."""
     exams, problems = [], []
     for number, (where, row) in enumerate(rows):
         try:
@@ -186,17 +205,12 @@ def _cases(
         except BadRecord as error:
             problems.append(str(error) if where in str(error) else f"{where}: {error}")
     if problems:
-        more = f"\n  ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        listed = "\n  ".join(problems[:_SHOWN])
+        more = f"\n  ... and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        listed = "\n  ".join(problems[:SHOWN])
         raise BadRecord(
             f"{len(problems)} of {len(rows)} records do not fit the format {chosen.name!r}:\n  {listed}{more}"
         )
-    cases, left_out = settle(exams, on_conflict)
-    near = misspelt(chosen, {name: None for _, row in rows for name in row})
-    unread = [f"the field {printable(name)} is not read; is it {other!r}?" for name, other in near.items()]
-    for message in (*_numbers_noted(numbers), *unread, *left_out):
-        note(message)
-    return cases
+    return exams
 
 
 def _exam(record: Record, chosen: RecordFormat, texts: Mapping[Topic, tuple[str, ...]]) -> Exam:
