@@ -38,7 +38,6 @@ def defined(page: str) -> dict[str, Any]:
 @pytest.mark.parametrize("page", ["solver", "construction"])
 def test_every_method_that_a_page_defines_edits(page: str) -> None:
     methods = defined(page)["METHODS"]
-    assert not set(methods) & set(METHODS)
     for name in methods:
         outcome = editor_of(decoder_of("llama"), name, methods=METHODS | methods).edit(FACTS[:3])
         last = outcome.ledger.rows[-1]
@@ -78,10 +77,10 @@ def test_a_probe_added_as_documented_scores_and_has_a_column() -> None:
     assert score_table({"unedited": scores.to_json()}).columns == ["", "forgotten"]
 
 
-def test_every_probe_of_erratas_own_has_a_titled_column_or_none_on_purpose() -> None:
+def test_a_column_with_a_title_or_left_out_on_purpose_is_that_of_a_probe() -> None:
     listed = {key for key, _, _ in (*SCORE_COLUMNS, *DETAIL_COLUMNS)}
     assert not listed & NO_COLUMN
-    assert {probe.name for probe in probes(*PROBES)} == listed | NO_COLUMN
+    assert listed | NO_COLUMN <= {probe.name for probe in probes(*PROBES)}
 
 
 def test_the_layout_shown_is_the_one_shipped() -> None:
