@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from errata.decoder.site import Contexts
     from errata.delta import WeightDelta
     from errata.editor import Editor
-    from errata.editors.base import Edit, Ledger, Outcome, WeightEdit
+    from errata.editors.base import Edit, Ledger, Outcome, WeightEdit, combine
     from errata.editors.saved import load_edit
     from errata.editors.side_memory import SideMemory
     from errata.errors import ErrataError
@@ -47,6 +47,7 @@ __all__ = [
     "Store",
     "WeightDelta",
     "WeightEdit",
+    "combine",
     "generate_contexts",
     "load_edit",
     "read_facts",
@@ -62,7 +63,7 @@ _HOMES = {
     "decoder.site": ("Contexts",),
     "delta": ("WeightDelta",),
     "editor": ("Editor",),
-    "editors.base": ("Edit", "Ledger", "Outcome", "WeightEdit"),
+    "editors.base": ("Edit", "Ledger", "Outcome", "WeightEdit", "combine"),
     "editors.saved": ("load_edit",),
     "editors.side_memory": ("SideMemory",),
     "errors": ("ErrataError",),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +74,10 @@ class WeightDelta:
         tensors, metadata = read_tensors(Path(path))
         if metadata.get("kind") != "errata.WeightDelta":
             raise StoreError(f"{path}: expected a weight change written by errata, found {metadata or 'no metadata'}")
+        if "fingerprint" not in metadata:
+            raise StoreError(f"{path}: does not say which weights it is for; it cannot be put on any")
+        if odd := [name for name, change in tensors.items() if not change.is_floating_point() or change.ndim == 0]:
+            raise StoreError(f"{path}: {odd[0]!r} is no change of a parameter: it holds {tensors[odd[0]].dtype}")
         return cls(metadata["fingerprint"], tensors)
 
 
@@ -92,5 +95,5 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise StoreError(f"{path}: could not be read ({error})") from error

@@ -5,15 +5,18 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from torch import nn
 
 from errata.decoder.corpus import Corpus
 from errata.decoder.decoder import Decoder
+from errata.decoder.layout import DecoderLayout
+from errata.decoder.loading import bare_model, check_in_memory, check_options
 from errata.decoder.site import Contexts
 from errata.editors.base import Edit, Ledger, Outcome, WeightEdit
 from errata.editors.guard import USUAL, Guard
@@ -90,20 +93,32 @@ class Editor:
     @classmethod
     def from_pretrained(
         cls,
-        model: str | Path | PreTrainedModel,
+        model: str | Path | nn.Module,
         method: str | Method = "memit+fe",
         *,
         tokenizer: Any = None,
         dtype: torch.dtype | str | None = None,
         device: str | torch.device | None = None,
+        layout: DecoderLayout | None = None,
         trust_remote_code: bool = False,
         **options: Any,
     ) -> Editor:
-        """From a checkpoint folder or hub name, or from a model already in memory with its tokenizer."""
-        if isinstance(model, PreTrainedModel):
-            return cls(Decoder(model, tokenizer), method, **options)
-        decoder = Decoder.from_pretrained(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-        return cls(decoder, method, **options)
+        """From a checkpoint folder or hub name, or from a model already in memory with its tokenizer.
+
+        `tokenizer`: in place of the checkpoint's. `options`: those of Editor, and those of loading, which are for
+        transformers (`device_map`, `revision`, `attn_implementation`, ...; see `Decoder.from_pretrained`).
+
+        Raises UnknownName for an option that neither knows, before anything is loaded; ModelError if the model cannot
+        be loaded, or is in memory already and a loading option contradicts it.
+        """
+        own = {name: options.pop(name) for name in signature(cls).parameters if name in options}
+        check_options(options, own=signature(cls).parameters)
+        if isinstance(model, nn.Module):
+            check_in_memory(bare_model(model, tokenizer), dtype, device, options)
+            return cls(Decoder(model, tokenizer, layout), method, **own)
+        where: dict[str, Any] = {"dtype": dtype, "device": device, "layout": layout}
+        where |= {"tokenizer": tokenizer, "trust_remote_code": trust_remote_code}
+        return cls(Decoder.from_pretrained(model, **where, **options), method, **own)
 
     def statistics(self) -> dict[int, KeyStatistics]:
         """Key statistics of the layers to be edited; see Supplies."""

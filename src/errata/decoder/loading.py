@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -59,17 +58,16 @@ def load(
     return model, tokenizer
 
 
-def check_options(options: Mapping[str, Any]) -> None:
-    """Raises UnknownName for a loading option that transformers or errata would not know."""
-    known = {*SHARED_OPTIONS, *MODEL_OPTIONS, "dtype", "device", "trust_remote_code"}
+def check_options(options: Iterable[str], own: Iterable[str] = ()) -> None:
+    """Raises UnknownName for a loading option that transformers would not know; `own`: other options one may mean."""
+    known = {*SHARED_OPTIONS, *MODEL_OPTIONS, "dtype", "device", "layout", "tokenizer", "trust_remote_code", *own}
     for option in options:
-        if option not in known:
+        if option not in SHARED_OPTIONS | MODEL_OPTIONS:
             raise UnknownName("loading option", option, known)
 
 
-def check_fits_in_memory(model: Any, dtype: torch.dtype | str | None, device: Any, options: Mapping[str, Any]) -> None:
+def check_in_memory(model: Any, dtype: torch.dtype | str | None, device: Any, options: Mapping[str, Any]) -> None:
     """Raises ModelError if loading options contradict a model that is in memory already."""
-    check_options(options)
     if options:
         raise ModelError(
             f"{', '.join(sorted(options))}: options of loading, but the model is in memory already. Leave them out, or "
@@ -171,8 +169,3 @@ def in_brief(error: BaseException) -> str:
     """What an exception says, on one line, not too long."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
-
-
-def is_path(model: Any) -> bool:
-    """Whether a checkpoint is named, rather than a model given."""
-    return isinstance(model, str | Path)

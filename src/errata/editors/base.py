@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,18 @@ from errata.decoder.identity import Identity, check_base
 from errata.decoder.memory import Peak
 from errata.delta import WeightDelta, read_tensors, write_tensors
 from errata.description import description
-from errata.editors.folder import ANCHORS, CARD, DELTA, KEYS, card, edit_folder, read_manifest
+from errata.editors.collisions import CollidingEdits, check_together, collision, joined_keys, joined_manifest
+from errata.editors.folder import (
+    ANCHORS,
+    CARD,
+    DELTA,
+    KEYS,
+    card,
+    edit_folder,
+    facts_in,
+    matrices_by_layer,
+    read_manifest,
+)
 from errata.editors.guard import Health
 from errata.editors.schedule import AT_ONCE, Schedule
 from errata.editors.supplies import Supplies
@@ -92,7 +104,7 @@ class Edit(ABC):
 
     @property
     def facts(self) -> list[Fact]:
-        return [Fact(**row) for row in self.manifest.get("facts", [])]
+        return facts_in(self.manifest)
 
     @abstractmethod
     def fitted_to(self, decoder: Decoder) -> Self:
@@ -137,6 +149,9 @@ class WeightEdit(Edit):
         base = self.base_on(decoder, self.delta.fingerprint)
         return self if base == self.delta.fingerprint else replace(self, delta=WeightDelta(base, self.delta.changes))
 
+    def __add__(self, other: Edit) -> WeightEdit:
+        return combine(self, other)
+
     def put_on(self, decoder: Decoder) -> None:
         decoder.put_on(self.fitted_to(decoder).delta)
 
@@ -157,9 +172,34 @@ class WeightEdit(Edit):
         """Read what `save` wrote. Raises StoreError."""
         folder = Path(folder)
         manifest = read_manifest(folder)
-        keys = {int(layer): keys for layer, keys in read_tensors(folder / KEYS)[0].items()}
+        facts = facts_in(manifest, folder)
+        keys = matrices_by_layer(folder / KEYS, rows=len(facts))
         anchors = read_tensors(folder / ANCHORS)[0] if (folder / ANCHORS).exists() else {}
         return cls(WeightDelta.load(folder / DELTA), manifest, keys, anchors)
+
+
+def combine(first: Edit, *others: Edit) -> WeightEdit:
+    """All the edits as one, which can be put on, saved and gone on from: the sum of their changes.
+
+    That is not what editing all facts together gives: none of the edits knew of the others' facts. Where a key of one
+    is nearly a key of another, a CollidingEdits warning and a note in the manifest say so.
+
+    Raises WrongEdit for a side memory or a fact that two of them hold, WrongModel for edits of different bases.
+    """
+    every = [edit for edit in (first, *others) if isinstance(edit, WeightEdit)]
+    if len(every) <= len(others):
+        raise WrongEdit("a side memory stands alone and cannot be combined; only changes of weights can.")
+    check_together([edit.facts for edit in every])
+    pairs = [(one, other) for i, other in enumerate(every) for one in every[:i]]
+    seen = [collision(one.keys, other.keys, (one.facts, other.facts)) for one, other in pairs]
+    notes = [note for note in seen if note]
+    for note in notes:
+        warnings.warn(note, CollidingEdits, stacklevel=2)
+    total = every[0].delta
+    for edit in every[1:]:
+        total += edit.delta
+    manifest = joined_manifest([edit.manifest for edit in every], notes)
+    return WeightEdit(total, manifest, joined_keys([edit.keys for edit in every]))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
+
+from errata.delta import read_tensors
 from errata.errors import StoreError
 from errata.fact import Fact
 from errata.files import recover, whole_folder, write_text
@@ -20,6 +24,7 @@ FILES = {DELTA, KEYS, ANCHORS, MEMORY, MANIFEST, CARD, LEDGER}
 """All that the folder of an edit can hold."""
 KIND = "errata.edit"
 """What the manifest of an edit says it is: other programs have manifests too."""
+_FACTS = TypeAdapter(list[Fact])
 ON_CARD = 20
 """Facts shown on the card; all of them are in the manifest."""
 
@@ -73,6 +78,29 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.pop("kind", None) != KIND:
         raise StoreError(f'{folder}: not a saved edit: its {MANIFEST} does not say "kind": "{KIND}"')
     return manifest
+
+
+def facts_in(manifest: Mapping[str, Any], folder: str | Path = "an edit") -> list[Fact]:
+    """The facts that a manifest lists. Raises StoreError if they are not facts."""
+    try:
+        return _FACTS.validate_python(manifest.get("facts", []))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise StoreError(
+            f"{folder}: the facts in {MANIFEST} cannot be read: {place or 'facts'}: {first['msg']}"
+        ) from None
+
+
+def matrices_by_layer(path: Path, rows: int) -> dict[int, Tensor]:
+    """Layer -> matrix of numbers, with a row per fact. Raises StoreError for a file that holds anything else."""
+    tensors = read_tensors(path)[0]
+    for name, matrix in tensors.items():
+        if not name.isdecimal() or matrix.ndim != 2 or not matrix.is_floating_point():
+            raise StoreError(f"{path}: holds {name!r} {list(matrix.shape)}; expected a matrix for each layer's number")
+        if rows and len(matrix) != rows:
+            raise StoreError(f"{path}: layer {name} has {len(matrix)} rows; the manifest lists {rows} facts")
+    return {int(name): matrix for name, matrix in tensors.items()}
 
 
 def card(manifest: Mapping[str, Any], facts: Sequence[Fact], fingerprint: str) -> str:

@@ -10,6 +10,7 @@ first wanted position, so that an answer is scored under the decision that gener
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
@@ -24,7 +25,7 @@ from errata.decoder.decoder import Decoder
 from errata.decoder.graft import Graft
 from errata.delta import WeightDelta, read_tensors, write_tensors
 from errata.editors.base import Edit
-from errata.editors.folder import MEMORY, edit_folder, read_manifest
+from errata.editors.folder import MEMORY, edit_folder, facts_in, read_manifest
 from errata.errors import NotPutOn, StoreError
 
 KIND = "errata.SideMemory"
@@ -97,9 +98,34 @@ class SideMemory(Edit):
         if metadata.get("kind") != KIND:
             raise StoreError(f"{folder / MEMORY}: expected a side memory, found {metadata or 'no metadata'}")
         manifest = read_manifest(folder)
+        facts_in(manifest, folder)
+        if problem := _problem(tensors, metadata):
+            raise StoreError(f"{folder / MEMORY}: {problem}; the side memory is damaged")
         thresholds = tensors["thresholds"].tolist()
         sides = tuple(Side(tensors[f"change.{i}"], threshold) for i, threshold in enumerate(thresholds))
         return cls(metadata["fingerprint"], int(metadata["layer"]), metadata["activation"], sides, manifest)
+
+
+def _problem(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str | None:
+    """What makes the parts of a side memory unusable, in words."""
+    if missing := [name for name in ("fingerprint", "layer", "activation") if name not in metadata]:
+        return f"its description lacks {missing[0]!r}"
+    if not metadata["layer"].isdecimal():
+        return f"its layer is {metadata['layer']!r}, expected a number"
+    if metadata["activation"] not in ACT2FN:
+        return f"its activation is {metadata['activation']!r}, which transformers does not know"
+    thresholds = tensors.get("thresholds")
+    if thresholds is None or thresholds.ndim != 1 or not thresholds.is_floating_point():
+        return "it holds no list of thresholds"
+    if not len(thresholds) or not torch.isfinite(thresholds).all():
+        return "its thresholds are not one number or more"
+    expected = {"thresholds", *(f"change.{i}" for i in range(len(thresholds)))}
+    if odd := sorted(expected ^ tensors.keys()):
+        return f"{odd[0]!r} is {'missing' if odd[0] in expected else 'unexpected'} beside {len(thresholds)} thresholds"
+    changes = [tensors[name] for name in expected - {"thresholds"}]
+    if any(change.ndim != 2 or not change.is_floating_point() for change in changes):
+        return "one of its changes is no matrix of numbers"
+    return None
 
 
 def _equal(one: Side, other: Side) -> bool:
