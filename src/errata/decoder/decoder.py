@@ -47,7 +47,7 @@ class Decoder(Passes):
         """A model in memory, bare or inside torch.compile's wrapper. Raises UnsupportedModel, ModelError."""
         super().__init__(bare_model(model, tokenizer), layout, name)
         self.tokenizer = tokenizer
-        self.tokens = Tokens(tokenizer)
+        self.tokens = Tokens(tokenizer, self.positions)
         self._known: dict[tuple[int, ...], Tensor] = {}
         self._known_of: object = None
         self._identity: tuple[object, Identity] | None = None

@@ -22,6 +22,9 @@ from errata.decoder.rows import at_places, grouped, in_batches, pad
 from errata.decoder.weights import Weights
 from errata.errors import RowTooLong
 
+SHOWN = 60
+"""Characters of a text that is too long which are shown: its end, where the subject is."""
+
 
 class Passes(Anatomy):
     """A model that can be run, with what it carries now."""
@@ -57,12 +60,13 @@ class Passes(Anatomy):
         hooks.state(outputs[0])
         return isinstance(outputs[0], tuple)
 
-    def check_length(self, tokens: int) -> None:
+    def check_length(self, tokens: int, text: str = "") -> None:
         """Raises RowTooLong if a row of so many tokens has more than the model has positions for."""
         if self.positions is not None and tokens > self.positions:
+            end = f" (... {text[-SHOWN:]!r})" if text else ""
             raise RowTooLong(
-                f"a text of {tokens} tokens was to be read; {self.name} has positions for at most {self.positions}. "
-                "Nothing was changed. Shorten the text, or leave it out."
+                f"a text of {tokens} tokens{end} was to be read; {self.name} has positions for at most "
+                f"{self.positions}. Nothing was changed. Shorten the text, or leave it out."
             )
 
     def run(

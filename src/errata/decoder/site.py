@@ -55,6 +55,11 @@ class FactSite:
     essence: Prompt
     target: tuple[int, ...]
 
+    @property
+    def length(self) -> int:
+        """Tokens of the longest text that is read of the fact: a prompt and its target but for the last token."""
+        return max(len(prompt.ids) for prompt in self.prompts) + len(self.target) - 1
+
 
 @dataclass(frozen=True)
 class Site:
@@ -91,8 +96,9 @@ class Site:
 class Tokens:
     """Text to ids by rules of our own: BOS exactly once, one space before an answer, no padding anywhere."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, positions: int | None = None) -> None:
+        """`positions`: tokens that the model can read of one text, None if there is no limit."""
+        self.tokenizer, self.positions = tokenizer, positions
         self._bos_text: str = getattr(tokenizer, "bos_token", None) or ""
         one = self._encode("a")
         plain = self._encode("a", specials=False)
@@ -160,13 +166,23 @@ class Tokens:
         return self._front + inside[-1] if inside else None
 
     def site(self, facts: Sequence[Fact], contexts: Contexts) -> Site:
-        """Every fact as tokens. Raises UnusableFacts listing all that cannot be located."""
+        """Every fact as tokens. Raises UnusableFacts listing all that cannot be located or are too long."""
         places, problems = [], []
         for i, fact in enumerate(facts):
             try:
                 places.append(self._place(fact, contexts))
             except SubjectNotFound as error:
                 problems.append(Problem(i, f"cannot be used: {error}"))
+                continue
+            tokens = places[-1].length
+            if self.positions is not None and tokens > self.positions:
+                problems.append(
+                    Problem(
+                        i,
+                        f"has {tokens} tokens with its longest context and its target; the model has positions for "
+                        f"at most {self.positions}. Shorten its prompt.",
+                    )
+                )
         if problems:
             raise UnusableFacts(problems)
         return Site(tuple(facts), contexts, tuple(places))

@@ -38,7 +38,9 @@ class Lesson:
         behind = [decoder.tokenizer.eos_token_id] if end else []
         if None in behind:
             raise ModelError(f"the tokenizer of {decoder.name} has no end-of-text token to teach; set eos=False")
-        return cls(tuple(decoder.token_ids(text)), (*decoder.answer_ids(answer), *behind))
+        lesson = cls(tuple(decoder.token_ids(text)), (*decoder.answer_ids(answer), *behind))
+        decoder.check_length(len(lesson.ids), text)
+        return lesson
 
     @property
     def ids(self) -> list[int]:
