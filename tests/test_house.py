@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -142,6 +143,15 @@ def test_importing_errata_pulls_in_no_optional_extra() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_the_front_door_exports_what_it_names() -> None:
-    for name in errata.__all__:
-        assert hasattr(errata, name)
+def test_the_front_door_exports_what_it_names_and_nothing_else() -> None:
+    tree = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
+    (shown,) = (node for node in tree.body if isinstance(node, ast.If))  # if TYPE_CHECKING
+    for_checkers = {alias.name: node.module for node in shown.body for alias in node.names}  # type: ignore[attr-defined]
+    assert sorted(for_checkers) == sorted(errata.__all__)
+    for name, module in for_checkers.items():
+        assert getattr(errata, name) is getattr(importlib.import_module(str(module)), name)
+    rooms = {room(module_name(file)) for file in FILES}
+    public = {name for name in vars(errata) if not name.startswith("_")} - {"TYPE_CHECKING", "Any", "annotations"}
+    assert public - rooms - {"import_module"} == set(errata.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Editro'"):
+        _ = errata.Editro
