@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -234,6 +235,23 @@ def test_a_job_that_is_terminated_ends_as_if_interrupted_and_says_so(
     assert "anchors computed so far are kept" in said
     assert not (tmp_path / "edit").exists()
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_facts_of_an_earlier_edit_are_replaced_and_dropped(run: Run, base: Path, facts: Path, tmp_path: Path) -> None:
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    given = ["--require", 0, *options(base)]
+    assert run("edit", base, facts, "-o", first, *given)[0] == 0
+    other = write_facts(tmp_path / "other.jsonl", [replace(tiny_facts()[1], target_new="long")])
+    code, said = run("edit", base, other, "--past", first, "-o", second, *given)
+    assert code == 0, said
+    assert "is replaced by 'long'" in " ".join(said.split())
+    code, said = run("edit", base, "--past", second, "--drop", "0,7", "-o", third, *given)
+    assert code == 0, said
+    assert WeightEdit.load(third).facts == [tiny_facts()[i] for i in (2, 3, 4, 5, 6, 7)]
+    code, said = run("edit", base, "--past", third, "--drop", other, *given)
+    assert code != 0
+    assert "the earlier edit does not hold it" in " ".join(said.split())
+    assert run("edit", base)[0] != 0
 
 
 def test_ctrl_c_before_a_verb_has_begun_is_no_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,11 +39,12 @@ class Sought(StrEnum):
 def edit(
     model: Model,
     facts: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            help="A JSON, JSON lines or CSV file with the fields prompt, subject and target_new, or a benchmark's file."
+            help="A JSON, JSON lines or CSV file with the fields prompt, subject and target_new, or a benchmark's "
+            "file. Not needed with --drop."
         ),
-    ],
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder to save the edit in, so that it can be applied again.")
     ] = None,
@@ -68,7 +69,17 @@ def edit(
     ] = Sought.current,
     past: Annotated[
         Path | None,
-        typer.Option(help="Folder of an earlier edit of this model to continue from; the new edit then contains both."),
+        typer.Option(
+            help="Folder of an earlier edit of this model to continue from. The new edit contains both; a fact that is "
+            "given another object is replaced."
+        ),
+    ] = None,
+    drop: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|N[,N...]",
+            help="Take facts out of the edit given with --past: those of a file, or by their numbers in it, from 0.",
+        ),
     ] = None,
     guarded: Annotated[
         bool,
@@ -96,15 +107,27 @@ def edit(
     trust_remote_code: Trust = False,
 ) -> None:
     """Edit facts into a model, show its answers before and after, and save the edit, which can be undone exactly."""
-    from errata.cli.work.edit import cases_of, check_places, editor_for, held_facts, save, show_outcome
+    from errata.cli.work.edit import (
+        cases_of,
+        cases_of_facts,
+        check_places,
+        dropped_of,
+        editor_for,
+        held_facts,
+        save,
+        show_outcome,
+    )
     from errata.cli.work.opening import corpus_of, open_decoder, recipe_of, table_of
     from errata.cli.work.plan import findings, plan
     from errata.editors.guard import USUAL
     from errata.editors.saved import load_edit
 
     table = table_of(plugin)
-    cases = cases_of(facts, format, limit, on_conflict.value)
+    if facts is None and drop is None:
+        raise typer.BadParameter("give a file of facts, or --past and --drop", param_hint="FACTS")
+    cases = [] if facts is None else cases_of(facts, format, limit, on_conflict.value)
     wanted = [case.fact for case in cases]
+    dropped = () if drop is None else dropped_of(drop, format, on_conflict.value)
     check_places(output, checkpoint)
     decoder = open_decoder(model, dtype, device, trust_remote_code, layout)
     decoder.check_finite()
@@ -117,7 +140,9 @@ def edit(
             lines([*findings(decoder, chosen), *plan(editor, wanted)])
             return
         earlier = load_edit(past) if past else None
-        outcome = editor.edit(wanted, batch=batch, targets=targets.value, past=earlier)
+        outcome = editor.edit(wanted, batch=batch, targets=targets.value, past=earlier, drop=dropped)
+    if facts is None:
+        cases, wanted = cases_of_facts(outcome.facts), list(outcome.facts)
     ledgers = {method: outcome.ledger.to_json()}
     if fleet().leads:
         save(outcome, ledgers, output, checkpoint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,18 @@ def editor_for(
     cases = practice_of(*practice) if "practice" in row_of(method, table).needs else ()
     given: Any = {"recipe": recipe, "corpus": corpus, "practice": cases, "guard": guard}
     return Editor(decoder, method, methods=table, **given, progress=progress, fleet=fleet())
+
+
+def cases_of_facts(facts: Sequence[Fact]) -> list[Case]:
+    """Cases without further questions."""
+    return [Case(fact, str(number)) for number, fact in enumerate(facts)]
+
+
+def dropped_of(name: str, format: str | None, on_conflict: OnConflict) -> list[Fact | int]:
+    """Facts to take out of an earlier edit: `0,3`, or a file that lists them. Raises FactError."""
+    if re.fullmatch(r"\d+(\s*,\s*\d+)*", name):
+        return [int(number) for number in name.split(",")]
+    return [case.fact for case in cases_of(name, format, None, on_conflict)]
 
 
 def held_facts(outcome: Outcome, cases: Sequence[Case]) -> list[Fact]:
