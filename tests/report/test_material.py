@@ -112,7 +112,7 @@ def test_the_unedited_model_is_scored_once_where_seeds_choose_the_contexts(tmp_p
     assert {case.before for state in material.states for case in state.facts} == {"small"}
 
 
-def test_runs_that_differ_in_a_setting_are_told_apart_by_it(tmp_path: Path) -> None:
+def test_runs_that_differ_in_a_setting_are_differing_paths_by_it(tmp_path: Path) -> None:
     folders = [write_demo(tmp_path / "a", weight=3.0), write_demo(tmp_path / "b", weight=9.0)]
     rows = read_material(folders).rows()
     assert [row.named(["solvers.least_squares.weight"]) for row in rows] == [

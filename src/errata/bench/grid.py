@@ -123,19 +123,19 @@ class Cell:
 
     def label(self) -> str:
         """What it is, to read."""
-        told = [self.method, f"{self.edits} edits", f"seed {self.seed}", *told_settings(self.settings)]
-        return ", ".join(told)
+        parts = [self.method, f"{self.edits} edits", f"seed {self.seed}", *setting_texts(self.settings)]
+        return ", ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def told_settings(settings: Settings) -> list[str]:
+def setting_texts(settings: Settings) -> list[str]:
     """`weight=300`: each path by its last part."""
-    return [f"{path.rsplit('.', 1)[-1]}={told_value(value)}" for path, value in settings.items()]
+    return [f"{path.rsplit('.', 1)[-1]}={value_text(value)}" for path, value in settings.items()]
 
 
-def told_value(value: Value) -> str:
+def value_text(value: Value) -> str:
     """A value as it is shown, and as it stands in the name of a folder."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
@@ -164,10 +164,10 @@ def read_grid(path: Path | None, given: Mapping[str, Any]) -> Grid:
     try:
         return TypeAdapter(Grid).validate_python(merged)
     except ValidationError as error:
-        raise BadGrid(f"{where}: " + "; ".join(map(_told, error.errors()))) from None
+        raise BadGrid(f"{where}: " + "; ".join(map(_problem, error.errors()))) from None
 
 
-def _told(problem: Any) -> str:
+def _problem(problem: Any) -> str:
     place = ".".join(str(part) for part in problem["loc"])
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return str(UnknownName("key", place, _keys()))

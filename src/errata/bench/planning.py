@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from errata.bench.grid import Cell, Grid, told_settings
+from errata.bench.grid import Cell, Grid, setting_texts
 from errata.bench.settings import schedule_of, with_settings
 from errata.editor import practice_of
 from errata.editors.schedule import Schedule
@@ -121,8 +121,8 @@ def _planned(
         if "practice" in row.needs:
             practice = practice_of()
             identity["practice"] = digest([case.to_json() for case in practice])
-    told = [Path(cell.model).name, Path(cell.dataset).stem, cell.method, f"n{cell.edits}", f"s{cell.seed}"]
-    name = "".join(c if c.isalnum() or c in "+=.,_-" else "-" for c in ".".join(told + told_settings(cell.settings)))
+    parts = [Path(cell.model).name, Path(cell.dataset).stem, cell.method, f"n{cell.edits}", f"s{cell.seed}"]
+    name = "".join(c if c.isalnum() or c in "+=.,_-" else "-" for c in ".".join(parts + setting_texts(cell.settings)))
     return Planned(
         grid, cell, recipe, schedule, cases, practice, identity, out / f"{name[:120]}-{digest(identity)[:8]}"
     )

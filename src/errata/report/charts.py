@@ -178,7 +178,7 @@ def _frontier_chart(curves: Sequence[frontier.Curve], rows: Sequence[Summary], s
         points = []
         for kl, value in curve.points:
             row = summaries[kl, value]
-            tip = f"{named_apart(row, rows)}: {name} {row.scores[score].told('beside')} at D_KL {kl:.3f}"
+            tip = f"{named_apart(row, rows)}: {name} {row.scores[score].text('beside')} at D_KL {kl:.3f}"
             points.append(Point(kl, value, row.scores[score].low, row.scores[score].high, tip))
         lines.append(Line(curve.name, points))
     x = Axis("D_KL on the neighbourhood, nats", "log")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from errata.record.chart import Axis, Chart, Line, Point
 
 WIDTH, HEIGHT = 430, 280
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 42
+LEFT, RIGHT, TOP, BOTTOM = 66, 12, 12, 42
 COLOURS = 8
 """Number of line colours in page.css; further lines begin again, with another marker."""
 DOTS = 60
@@ -139,7 +139,7 @@ def _labelled(ticks: Sequence[float], names: Sequence[str] = ()) -> list[tuple[f
 
 
 def _short(value: float) -> str:
-    return f"{value:.10g}" if abs(value) < 1e5 and (abs(value) >= 1e-3 or value == 0) else f"{value:.0e}"
+    return f"{value:.10g}" if abs(value) < 1e5 and (abs(value) >= 1e-4 or value == 0) else f"{value:.0e}"
 
 
 def _round_step(span: float) -> float:

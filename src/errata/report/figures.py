@@ -18,6 +18,7 @@ from errata.report.material import Material
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis as MatplotlibAxis
 
 STYLE = {
     "font.size": 8,
@@ -71,10 +72,10 @@ def write_charts(charts: Sequence[Chart], folder: Path, name: str) -> list[Path]
     down = math.ceil(len(charts) / across)
     with rc_context(STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=(4.2 * across, 3.1 * down), layout="constrained")
-        panels = figure.subplots(down, across, squeeze=False).flat
+        panels = list(figure.subplots(down, across, squeeze=False).flat)
         for panel, chart in zip(panels, charts, strict=False):
             _draw(panel, chart)
-        for panel in list(panels)[len(charts) :]:
+        for panel in panels[len(charts) :]:
             panel.set_axis_off()
         made = [folder / f"{name}.{form}" for form in ("svg", "png")]
         for path in made:
@@ -116,12 +117,23 @@ def _lay_out(panel: Axes, axis: Axis, which: str) -> None:
     panel.set(**{f"{which}label": _plain(axis.title)})
     if axis.scale != "linear":
         panel.set(**{f"{which}scale": axis.scale})
+    if axis.scale == "log":
+        _plain_logarithm(panel.xaxis if which == "x" else panel.yaxis)
     if axis.ticks:
         panel.set(**{f"{which}ticks": ticks, f"{which}ticklabels": [_plain(name) for name in names]})
     if axis.low is not None:
         panel.set(**{f"{which}lim": (axis.low, None)})
 
 
+def _plain_logarithm(axis: MatplotlibAxis) -> None:
+    """Numbers such as 0.2 in place of powers of ten, and only as many as have room."""
+    from matplotlib.ticker import LogLocator
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("")
+
+
 def _plain(text: str) -> str:
-    """Text in which nothing is taken for mathematics, and a leading underscore does not hide a line."""
-    return "\u200b" * text.startswith("_") + text.replace("$", r"\$")
+    """Text of which only D_KL is mathematics, and whose leading underscore does not hide a line."""
+    return "\u200b" * text.startswith("_") + text.replace("$", r"\$").replace("D_KL", "$D_{KL}$")

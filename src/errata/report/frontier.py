@@ -160,8 +160,8 @@ def points(rows: Sequence[Summary]) -> Table:
     for method in dict.fromkeys(row.method for row in rows if row.method != UNEDITED and KL in row.scores):
         mine = [row for row in rows if row.method == method and KL in row.scores]
         for row in sorted(mine, key=lambda r: (_curve_name(r, rows), r.scores[KL].mean)):
-            scores = [row.scores[name].told("beside") if name in row.scores else "-" for name in names]
-            lines.append([row.named(varied(mine)), str(len(row.seeds)), row.scores[KL].told("beside"), *scores])
+            scores = [row.scores[name].text("beside") if name in row.scores else "-" for name in names]
+            lines.append([row.named(varied(mine)), str(len(row.seeds)), row.scores[KL].text("beside"), *scores])
     return Table.plain(["", "seeds", "D_KL", *map(title, names)], lines)
 
 

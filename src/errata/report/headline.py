@@ -16,7 +16,7 @@ from errata.report import frontier
 from errata.report.blocks import Bar, Block, Card, Cards, Heading, Lead, Note, Slip, listed, percent
 from errata.report.facts import AGREES, holds
 from errata.report.material import Material
-from errata.report.summary import Spread, Summary, section_title, settings_told, short, told, varied
+from errata.report.summary import Spread, Summary, section_title, setting_texts, short, value_text, varied
 
 PARAPHRASES = "generalisation_accuracy"
 ON_CARDS = (
@@ -159,7 +159,7 @@ def _cards(rows: Sequence[Summary]) -> list[Block]:
     shown, cards = chosen(rows), []
     for row in shown:
         mine = [other for other in rows if other.method == row.method]
-        setting = ", ".join(settings_told((p, v) for p, v in row.settings if p in varied(mine)))
+        setting = ", ".join(setting_texts((p, v) for p, v in row.settings if p in varied(mine)))
         scores = [(label, row.scores[key]) for key, label in ON_CARDS if key in row.scores]
         shares = [(label, percent(s.mean), Bar.of(s.mean, s.low, s.high)) for label, s in scores]
         drift = f"{row.scores[frontier.KL].mean:.3f}" if frontier.KL in row.scores else ""
@@ -197,5 +197,5 @@ def _layers(ledger: Mapping[str, Any]) -> str:
 def _values(values: Sequence[Any]) -> str:
     distinct = list(dict.fromkeys(values))
     if len(distinct) > 3 and all(isinstance(v, int | float) for v in distinct):
-        return f"{told(min(distinct))} to {told(max(distinct))}"
-    return listed([told(v) for v in distinct])
+        return f"{value_text(min(distinct))} to {value_text(max(distinct))}"
+    return listed([value_text(v) for v in distinct])

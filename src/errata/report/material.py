@@ -148,7 +148,7 @@ def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping) and value:
         for key, inner in value.items():
             yield from flat(inner, f"{path}.{key}" if path else str(key))
-    else:
+    elif path:
         yield path, value
 
 

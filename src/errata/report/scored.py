@@ -110,6 +110,6 @@ def _all_scores(rows: Sequence[Summary], material: Material) -> SortedTable:
     columns += [(named_apart(row, rows) if row.method != UNEDITED else UNEDITED, False) for row in rows]
     lines = []
     for name, words in about.items():
-        shown = [number(row.scores[name].told("beside")) if name in row.scores else Entry("-") for row in rows]
+        shown = [number(row.scores[name].text("beside")) if name in row.scores else Entry("-") for row in rows]
         lines.append([*(Entry(text, True) for text in (name, *words)), *shown])
     return SortedTable("Every score", columns, lines)

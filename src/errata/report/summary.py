@@ -40,7 +40,7 @@ class Spread:
         """Standard deviation over seeds; None for a single one."""
         return stdev(self.values) if len(self.values) > 1 else None
 
-    def told(self, show: Show) -> str:
+    def text(self, show: Show) -> str:
         half = f"{(self.high - self.low) / 2:.3f}".removeprefix("0")
         around = {"mean": "", "beside": f" ({between(self.low, self.high)})", "below": f"\n±{half}"}
         return f"{self.mean:.3f}{around[show]}"
@@ -65,7 +65,7 @@ class Summary:
 
     def named(self, paths: Iterable[str]) -> str:
         """The method and its values at these paths."""
-        return ", ".join([self.method, *settings_told((p, v) for p, v in self.settings if p in paths)])
+        return ", ".join([self.method, *setting_texts((p, v) for p, v in self.settings if p in paths)])
 
     def seconds(self, stage: str) -> float:
         """Mean over seeds."""
@@ -106,8 +106,8 @@ def section_title(rows: Sequence[Summary]) -> str:
     """What the rows of a section have in common."""
     model, dataset, edits = rows[0].section
     edited = [row for row in rows if row.method != UNEDITED]
-    told_apart = differing(edited)
-    fixed = settings_told({item: None for row in edited for item in row.settings if item[0] not in told_apart})
+    differing_paths = differing(edited)
+    fixed = setting_texts({item: None for row in edited for item in row.settings if item[0] not in differing_paths})
     return ", ".join(filter(None, [Path(model).name, Path(dataset).name, f"{edits} edits", *fixed]))
 
 
@@ -128,13 +128,13 @@ def score_rows(rows: Sequence[Summary], show: Show, columns: Sequence[Column] = 
     cells, best = [], []
     for row in rows:
         mine = dict(row.settings)
-        line = [row.method, *(told(mine[path]) if path in mine else "" for path in swept), str(len(row.seeds))]
+        line = [row.method, *(value_text(mine[path]) if path in mine else "" for path in swept), str(len(row.seeds))]
         marks = [False] * len(line)
         for key, _, higher in present:
             means = [round(other.scores[key].mean, 3) for other in edited if key in other.scores]
             top = (max if higher else min)(means, default=None)
             has = key in row.scores
-            line.append(row.scores[key].told(show) if has else "-")
+            line.append(row.scores[key].text(show) if has else "-")
             tells = higher is not None and row in edited and has and len(set(means)) > 1
             marks.append(tells and round(row.scores[key].mean, 3) == top)
         cells.append(line)
@@ -211,8 +211,8 @@ def between(low: float, high: float) -> str:
     return "-".join(f"{end:.3f}".removeprefix("0") for end in (low, high))
 
 
-def settings_told(settings: Iterable[tuple[str, Any]]) -> list[str]:
-    return [f"{short(path)}={told(value)}" for path, value in settings]
+def setting_texts(settings: Iterable[tuple[str, Any]]) -> list[str]:
+    return [f"{short(path)}={value_text(value)}" for path, value in settings]
 
 
 def short(path: str) -> str:
@@ -220,5 +220,5 @@ def short(path: str) -> str:
     return path.rsplit(".", 1)[-1]
 
 
-def told(value: Any) -> str:
+def value_text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -95,12 +95,12 @@ class Contribution(Finding):
             "the residual of an anchor of its own. In turn: the layers are edited one after another, each for an "
             "anchor optimised on the model as edited so far. Evaluations: of the loss until it is below the stop or "
             f"after {self.most}; 1 means that nothing was left to do. Unedited: "
-            f"{_told(self.unedited)}."
+            f"{_text(self.unedited)}."
         )
 
     def tables(self) -> dict[str, Table]:
         rows = [
-            [str(la.layer), *(_told(found) for found in (la.spread, la.whole, la.own, la.after))] for la in self.layers
+            [str(la.layer), *(_text(found) for found in (la.spread, la.whole, la.own, la.after))] for la in self.layers
         ]
         steps = [[str(la.layer), f"{la.evaluations:.1f}", f"{la.evaluations_after:.1f}"] for la in self.layers]
         return {
@@ -168,5 +168,5 @@ def _believed(trial: Trial, delta: WeightDelta) -> Believed:
     return Believed(PerFact.of(probability), PerFact.of(exact))
 
 
-def _told(found: Believed) -> str:
-    return f"{found.probability.told()} ({found.exact.told()})"
+def _text(found: Believed) -> str:
+    return f"{found.probability.text()} ({found.exact.text()})"

@@ -56,7 +56,7 @@ class Cosines(Finding):
         found, paper = {}, paper_curves(self.name)
         for method, steps in self.methods.items():
             rows = [
-                [text, *(_told(getattr(step, key)) for step in steps)]
+                [text, *(_text(getattr(step, key)) for step in steps)]
                 for key, text in (
                     ("achieved", "cos(a, b)"),
                     ("intended", "cos(R, b)"),
@@ -119,5 +119,5 @@ def _steps(trial: Trial, method: str) -> tuple[StepCosines, ...]:
     return tuple(found)
 
 
-def _told(found: PerFact) -> str:
-    return f"{found.told()} ±{found.error:.2f}".replace("±0.", "±.")
+def _text(found: PerFact) -> str:
+    return f"{found.text()} ±{found.error:.2f}".replace("±0.", "±.")

@@ -56,7 +56,7 @@ class PerFact:
         """Share of facts whose value is above a bound."""
         return fmean(value > above for value in self.known) if self.known else float("nan")
 
-    def told(self, digits: int = 2) -> str:
+    def text(self, digits: int = 2) -> str:
         return "-" if not self.known else f"{self.mean:z.{digits}f}"
 
 

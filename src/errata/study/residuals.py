@@ -132,7 +132,7 @@ class Residuals(Finding):
     def _row(self, method: str, pick: Pick) -> list[str]:
         by_layer = {step.layer: pick(step) for step in self.methods[method]}
         cells = [by_layer.get(layer) for layer in self.window]
-        return [method, *("-" if cell is None else cell.ratios.told() for cell in cells)]
+        return [method, *("-" if cell is None else cell.ratios.text() for cell in cells)]
 
     def charts(self) -> list[Chart]:
         panels: dict[str, Pick] = {"To the own last target": _own, "At the edited layer, to its own target": _edited}

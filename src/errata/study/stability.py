@@ -59,15 +59,15 @@ class Stability(Finding):
             "Optimised against replayed, one seed": Table.plain(
                 head,
                 [
-                    ["cos(z, z')", *(row.states.told(3) for row in self.replayed)],
-                    ["|z - z'| / (|z| + |z'|)", *(row.difference.told(3) for row in self.replayed)],
-                    ["cos(z - h, z' - h)", *(row.shifts.told(3) for row in self.replayed)],
+                    ["cos(z, z')", *(row.states.text(3) for row in self.replayed)],
+                    ["|z - z'| / (|z| + |z'|)", *(row.difference.text(3) for row in self.replayed)],
+                    ["cos(z - h, z' - h)", *(row.shifts.text(3) for row in self.replayed)],
                 ],
             )
         }
         for key, text in COSINES.items():
             rows = [
-                [f"{kind}, seeds {pair}", *(getattr(row, key).told(3) for row in alike)]
+                [f"{kind}, seeds {pair}", *(getattr(row, key).text(3) for row in alike)]
                 for kind, pairs in self.between.items()
                 for pair, alike in pairs.items()
             ]

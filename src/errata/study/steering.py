@@ -53,7 +53,7 @@ class Dense:
     spectrum: tuple[float, ...]
     """All eigenvalues of S, ascending."""
 
-    def told(self) -> list[str]:
+    def text(self) -> list[str]:
         return [f"{self.lowest:.3f}", f"{self.highest:.3f}", str(self.negative), f"{self.lanczos_error:.1e}"]
 
 
@@ -122,7 +122,7 @@ class Steering(Finding):
             shifts = [_shift_cells(r.layer, name, d) for r in rows for name, d in r.directions.items()]
             tables[f"Along the true shifts, {method}"] = Table.plain(SHIFTS, shifts)
         checks = [
-            [f"{method}, layer {r.layer}, fact {d.fact}", *d.told()]
+            [f"{method}, layer {r.layer}, fact {d.fact}", *d.text()]
             for method, rows in self.methods.items()
             for r in rows
             for d in r.dense
@@ -148,14 +148,14 @@ POINTS = 200
 
 def _spectrum_cells(row: LayerSteering) -> list[str]:
     measured = row.trace, row.positive_probes, row.asymmetry
-    ends = [row.lowest.told(), row.highest.told(), f"{row.lowest.share():.2f}"]
-    return [str(row.layer), *ends, *(value.told() for value in measured)]
+    ends = [row.lowest.text(), row.highest.text(), f"{row.lowest.share():.2f}"]
+    return [str(row.layer), *ends, *(value.text() for value in measured)]
 
 
 def _shift_cells(layer: int, name: str, shift: Direction) -> list[str]:
     rest = shift.cosine, shift.eigen_residual, shift.observed, shift.nonlinearity
-    quotient = [shift.quotient.told(), f"{shift.quotient.share():.2f}"]
-    return [f"{layer} {name[:3]}.", shift.size.told(), *quotient, *(value.told() for value in rest)]
+    quotient = [shift.quotient.text(), f"{shift.quotient.share():.2f}"]
+    return [f"{layer} {name[:3]}.", shift.size.text(), *quotient, *(value.text() for value in rest)]
 
 
 def _ends_chart(method: str, rows: Sequence[LayerSteering]) -> Chart:

@@ -87,7 +87,7 @@ class Tracing(Finding):
             f"{len(self.clean.values)} facts, {self.samples} draws of noise each. Gaussian noise of {self.noise:g} "
             f"standard deviations of the subjects' token embeddings ({self.noise:g} x {self.deviation:.4g}) is added "
             "to all tokens of the subject. The answer is the token that is most likely in the clean run: "
-            f"P = {self.clean.told(3)} clean, {self.corrupted.told(3)} corrupted. Shown: the rise of P over the "
+            f"P = {self.clean.text(3)} clean, {self.corrupted.text(3)} corrupted. Shown: the rise of P over the "
             "corrupted run when one token's block output is put back to its clean value, or one token's "
             f"down-projection outputs in the {self.mlp_window} layers around. One token stands for each kind of "
             "place: the subject's first, middle and last, the next one, one amid the rest, the prompt's end. "
@@ -108,11 +108,11 @@ class Tracing(Finding):
         for kind, text in ((STATE, "states"), (MLP, f"MLP outputs, {self.mlp_window} layers")):
             places = self.effects[kind]
             found[f"Effect of putting back {text}"] = self._by_layer(
-                [PLACES[place] for place in places], [[one.rise.told() for one in row] for row in places.values()]
+                [PLACES[place] for place in places], [[one.rise.text() for one in row] for row in places.values()]
             )
         columns = ["as it is", *(f"{kind} severed" for kind in self.severed), "gap of the MLPs"]
         curves = [self.effects[STATE][DECISIVE], *self.severed.values()]
-        cells = [[one.rise.told() for one in row] for row in curves]
+        cells = [[one.rise.text() for one in row] for row in curves]
         cells.append([f"{gap:z.2f}" for gap in self.gaps])
         found["State at the last subject token put back"] = self._by_layer(columns, cells)
         return found
