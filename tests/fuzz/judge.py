@@ -34,6 +34,10 @@ class TooSlow(BaseException):
 class Refused(Exception):
     """The command line said no, with an exit code that says so."""
 
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
 
 class Contradiction(Exception):
     """The exit code says one thing, what was written another."""
@@ -107,7 +111,7 @@ class Bench:
             said = [stream.buffer.getvalue().decode() for stream in (sys.stdout, sys.stderr)]  # type: ignore[attr-defined]
             sys.argv, (sys.stdout, sys.stderr) = argv, streams
         if code:
-            raise Refused(said[1] or said[0])
+            raise Refused(said[1] or said[0], code)
         return said[0]
 
 
