@@ -27,6 +27,8 @@ from tests.models import FAMILIES, tiny_corpus, tiny_facts, tokenizer_of
 from tests.study.conftest import trial_of
 
 FACTS = tiny_facts()[:3]
+EDITED = (0, 3)
+"""Exit codes of an edit that was made; 3 if the tiny model does not say all facts."""
 MINE = Pair(ForwardReplay(), LeastSquares())
 PLUGIN = """
 from dataclasses import dataclass
@@ -114,7 +116,7 @@ def test_a_file_of_ones_own_brings_methods_to_the_command_line(
     plugin = plugin_at(tmp_path)
     given = ("--plugin", plugin, "--recipe", tmp_path / "recipe.yaml", "--corpus", tmp_path / "corpus.txt")
     edit = ("edit", tmp_path / "base", tmp_path / "facts.json", "-m", "first")
-    assert run(*edit, *given, "-o", tmp_path / "edit") == 0
+    assert run(*edit, *given, "-o", tmp_path / "edit") in EDITED
     made = json.loads((tmp_path / "edit" / "manifest.json").read_text())
     assert made["method"] == "first"
     assert made["construction"].startswith("FirstLayer(")
@@ -125,7 +127,7 @@ def test_a_file_of_ones_own_brings_methods_to_the_command_line(
     assert max(map(len, shown.splitlines())) <= 80
     assert "FirstLayer" in shown
     assert "https://arxiv.org/abs/2605.00358" in shown
-    assert run(*edit, *given[2:]) != 0, "a file that is not named is not run"
+    assert run(*edit, *given[2:]) not in EDITED, "a file that is not named is not run"
 
 
 def test_a_study_and_a_grid_take_methods_that_no_table_has(tmp_path: Path) -> None:

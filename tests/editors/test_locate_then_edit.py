@@ -79,9 +79,9 @@ def test_every_solver_goes_with_every_construction(
     """In turn on either architecture, each construction and each solver on both."""
     family = BOTH[(CONSTRUCTIONS.index(construction) + SOLVERS.index(solver)) % 2]
     recipe = replace(RECIPE, solvers={})
-    outcome = editor_of(decoder_of(family), Pair(construction, solver), recipe=recipe, store=shared[family]).edit(
-        FACTS[:2]
-    )
+    outcome = editor_of(
+        decoder_of(family), Pair(construction, solver), recipe=recipe, store=shared[family], guard=None
+    ).edit(FACTS[:2])
     assert len(outcome.ledger.rows) == len(construction.steps(RECIPE.window))
     assert all(torch.isfinite(change).all() and change.any() for change in changes(outcome).values())
 
