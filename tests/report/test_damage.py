@@ -68,6 +68,7 @@ BROKEN: dict[str, Callable[[Path], object]] = {
     "a seed is a list": lambda path: change(path, "settings", "cell", "seed", value=[0]),
     "edits are beyond measure": lambda path: change(path, "settings", "cell", "edits", value=10**30),
     "a setting is an object": lambda path: change(path, "settings", "cell", "settings", value={"a": {}}),
+    "a key is half a surrogate pair": lambda path: change(path, "\ud800", value=1),
     "nested deep": lambda path: change(path, "settings", "a", value=json.loads("[" * 300 + "]" * 300)),
 }
 

@@ -60,7 +60,7 @@ def read_json(path: Path) -> Any:
 
 def reason(problem: Mapping[str, Any]) -> str:
     """One of the errors of a ValidationError in words: where it is, and what was expected and found."""
-    place = ".".join(str(part) for part in problem["loc"])
+    place = ".".join(str(part) for part in problem["loc"]) or "the record"
     if problem["type"] == "missing":
         return shortened(f"there is no {place}")
     return shortened(f"{place}: {problem['msg'][:1].lower()}{problem['msg'][1:]}, found {repr(problem['input'])[:60]}")

@@ -98,6 +98,8 @@ def _checked(row: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         except ValidationError as error:
             problems: dict[tuple[Any, ...], Any] = {}
             for problem in error.errors(include_url=False, include_context=False):
+                if not problem["loc"]:  # such as a key that is half a surrogate pair
+                    raise BadRecord(reason(problem)) from None
                 place = problem["loc"][: 2 if problem["loc"][0] in BY_METHOD else 1]
                 problems.setdefault(place, problem)
         for (part, *method), problem in problems.items():
