@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from errata import Decoder, Editor, Store, WeightEdit
 from errata.decoder.identity import NOT_COMPUTED, Identity, RoundedBase, configuration_of, tokenizer_hash, writes
@@ -108,6 +108,37 @@ def test_a_tokenizer_that_reads_other_ids_has_another_hash_and_padding_none() ->
     grown = deepcopy(plain)
     grown.add_tokens(["Velmish"])
     assert tokenizer_hash(grown) != tokenizer_hash(plain)
+
+
+class Words(PreTrainedTokenizer):
+    """A tokenizer without a backend: its vocabulary is a list of words."""
+
+    def __init__(self, words: str, lower: bool = False, **options: Any) -> None:
+        self.ids = {word: i for i, word in enumerate(words.split())}
+        super().__init__(lower=lower, **options)
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.ids)
+
+    def get_vocab(self) -> dict[str, int]:
+        return self.ids | self.added_tokens_encoder
+
+    def _tokenize(self, text: str) -> list[str]:
+        return text.split()
+
+    def _convert_token_to_id(self, token: str) -> int:
+        return self.ids[token]
+
+
+def test_a_tokenizer_without_a_backend_is_told_by_vocabulary_class_settings_and_specials() -> None:
+    class Others(Words):
+        pass
+
+    plain = Words("one two")
+    others = [Words("two one"), Words("one two", lower=True), Words("one two", bos_token="one"), Others("one two")]
+    assert tokenizer_hash(Words("one two")) == tokenizer_hash(plain)
+    assert len({tokenizer_hash(each) for each in (plain, *others)}) == 5
 
 
 def swapped(tokenizer: Any) -> Any:
