@@ -548,6 +548,7 @@ def test_real_records_are_scored_whole(name: str, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(Places, "ask", classmethod(listening))
     decoder = talkative()
+    decoder.model.config.max_position_embeddings = 1024
     decoder.put_on(noise(decoder))
     scores = evaluate(decoder, cases, probes("belief", "neighbourhood", "specificity"))
     expected = min(300, REAL[name][0])
