@@ -178,7 +178,7 @@ def recipe_by_python(bench: Bench, path: Path) -> None:
 
 def recipe_by_command(bench: Bench, path: Path) -> None:
     words = ("edit", bench.model, bench.root / "facts.jsonl", "-o", bench.out / "edit", "--recipe", path)
-    ran(bench, bench.out / "edit", *words, "--corpus", bench.root / "corpus.txt")
+    ran(bench, bench.out / "edit", *words, "--corpus", bench.root / "corpus.txt", *ANY)
 
 
 # -- saved edits -----------------------------------------------------------------------------------------------
