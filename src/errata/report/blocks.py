@@ -137,7 +137,7 @@ class FactSearch(Block):
 
 
 @dataclass(frozen=True)
-class Entry:
+class TableCell:
     """What stands in one place of a table. `order`: what it is sorted by, its text if None; `below`: small print
     under it; `marked`: why it is marked, told to who cannot see the mark; empty if it is not.
     """
@@ -156,7 +156,7 @@ class SortedTable(Block):
 
     name: str
     columns: Sequence[tuple[str, bool]]
-    rows: Sequence[Sequence[Entry]]
+    rows: Sequence[Sequence[TableCell]]
     kind: ClassVar[str] = "sorted_table"
 
     @classmethod
@@ -164,20 +164,20 @@ class SortedTable(Block):
         """A table of text; `0.930 (.910-.950)` shows its interval small, and the best are marked."""
         words = [i < table.text_columns for i in range(len(table.columns))]
         rows = [
-            [Entry(text, True) if word else number(text, "best" if best else "") for text, best, word in row]
+            [TableCell(text, True) if word else number(text, "best" if best else "") for text, best, word in row]
             for row in (zip(*both, words, strict=True) for both in zip(table.rows, table.best, strict=True))
         ]
         return cls(name, list(zip(table.columns, words, strict=True)), rows)
 
 
-def number(text: str, marked: str = "", bar: Bar | None = None) -> Entry:
+def number(text: str, marked: str = "", bar: Bar | None = None) -> TableCell:
     """A number with its interval below it."""
     shown, _, interval = text.partition(" (")
     try:
         order = float(shown)
     except ValueError:
         order = None
-    return Entry(shown, False, order, interval.removesuffix(")").replace("-", "–"), marked, bar)
+    return TableCell(shown, False, order, interval.removesuffix(")").replace("-", "–"), marked, bar)
 
 
 def folded(summary: str, blocks: Iterable[Block]) -> list[Block]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from errata.record.cell import UNEDITED
 from errata.record.tables import SCORE_COLUMNS, Table, skill_table
-from errata.report.blocks import FULL, Bar, Block, Entry, Heading, Note, SortedTable, folded, number
+from errata.report.blocks import FULL, Bar, Block, Heading, Note, SortedTable, TableCell, folded, number
 from errata.report.comparison import comparison, comparison_note
 from errata.report.frontier import by_section
 from errata.report.material import Material
@@ -68,8 +68,8 @@ def _with_paper(table: Table, title: str) -> SortedTable:
     for at in range(0, len(lines), 3):
         figures = list(zip(*lines[at : at + 3], table.best[at + 2], strict=True))[2:]
         shown = [number(f"{ours} (paper {paper}, {gap})", INSIDE if near else "") for ours, paper, gap, near in figures]
-        rows.append([Entry(lines[at][0], True), *shown])
-    rows.append([Entry(order[1], True), *map(number, order[2:])])
+        rows.append([TableCell(lines[at][0], True), *shown])
+    rows.append([TableCell(order[1], True), *map(number, order[2:])])
     return SortedTable(title, [("method", True), *((column, False) for column in table.columns[2:])], rows)
 
 
@@ -81,7 +81,7 @@ def _scores(rows: Sequence[Summary]) -> SortedTable:
     lines = []
     for at, (texts, best) in enumerate(zip(table.rows, table.best, strict=True)):
         numbers = [number(texts[i], "best" if best[i] else "", bars.get((at, table.columns[i]))) for i in kept]
-        lines.append([Entry(texts[0], True), *numbers])
+        lines.append([TableCell(texts[0], True), *numbers])
     columns = [("method", True), *((table.columns[i], False) for i in kept)]
     return SortedTable(f"Scores, {section_title(rows)}", columns, lines)
 
@@ -110,6 +110,6 @@ def _all_scores(rows: Sequence[Summary], material: Material) -> SortedTable:
     columns += [(named_apart(row, rows) if row.method != UNEDITED else UNEDITED, False) for row in rows]
     lines = []
     for name, words in about.items():
-        shown = [number(row.scores[name].text("beside")) if name in row.scores else Entry("-") for row in rows]
-        lines.append([*(Entry(text, True) for text in (name, *words)), *shown])
+        shown = [number(row.scores[name].text("beside")) if name in row.scores else TableCell("-") for row in rows]
+        lines.append([*(TableCell(text, True) for text in (name, *words)), *shown])
     return SortedTable("Every score", columns, lines)
