@@ -91,6 +91,11 @@ def test_an_edited_quantised_base_is_not_written_as_a_checkpoint(tmp_path: Path)
     editor_of(base, "memit").edit(FACTS)
     with pytest.raises(StoreError, match=r"would have to quantise it again. Save the edit instead"):
         base.save(tmp_path / "model")
+    with pytest.raises(StoreError, match="save_pretrained would write it without"):
+        base.model.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    base.restore()
+    assert "save_pretrained" not in vars(base.model)
 
 
 @pytest.mark.parametrize("method", ["ft-m", "rledit"])

@@ -12,6 +12,7 @@ from torch import Tensor
 from errata.decoder.decoder import Decoder
 from errata.decoder.memory import place_for
 from errata.decoder.site import Contexts, Site
+from errata.errors import NotFinite, SolveError
 from errata.fleet import Fleet
 from errata.solvers import LinearSystem, Prepared, Solution, Solver
 from errata.statistics import KeyStatistics
@@ -41,13 +42,15 @@ class LayerSolver:
 
     def solve(self, system: LinearSystem) -> Solution:
         """Of the leading rank, on every rank: so weights agree to the last bit whatever hardware ranks run on, and
-        statistics and factors, which may be larger than the model, are held once."""
+        statistics and factors, which may be larger than the model, are held once. Raises SolveError, NotFinite."""
 
         def solve() -> dict[str, Tensor]:
             solution = self.solver.solve(system, self.prepared(system.layer, len(system.keys)))
             numbers = [solution.residual, -1 if solution.rank is None else solution.rank]
+            change = solution.change.to(self.decoder.precision)
+            check_change(change, system)
             return {
-                "change": solution.change.to(self.decoder.precision),
+                "change": change,
                 "numbers": torch.tensor(numbers, dtype=torch.float64),
             }
 
@@ -120,3 +123,17 @@ def averaged(keys: Float[Tensor, "prompt inner"], contexts: Contexts) -> Float[T
 def bare_of(keys: Float[Tensor, "prompt inner"], contexts: Contexts) -> Float[Tensor, "fact inner"]:
     """Of all prompts' keys those of the bare prompts, which come first in each fact."""
     return keys[:: len(contexts.templates)]
+
+
+def check_change(change: Float[Tensor, "model inner"], system: LinearSystem) -> None:
+    """Raises NotFinite or SolveError for a solution that would ruin the layer, or do nothing to reach its targets."""
+    if not torch.isfinite(change).all():
+        raise NotFinite(
+            f"layer {system.layer}: the solution holds values beyond {change.dtype}; nothing was changed. Check the "
+            "solver's settings in the recipe: a weight or ridge near 0 leaves some directions without any limit."
+        )
+    if not change.any() and system.residuals.any():
+        raise SolveError(
+            f"layer {system.layer}: the solution is 0 everywhere, though its facts are not at their targets; nothing "
+            "was changed. The weight that preserves other knowledge is too large: lower it in the recipe's solver."
+        )

@@ -78,7 +78,7 @@ def general_ability(
     rows = batch or (1 if decoder.grafted else 16)
 
     def measured() -> dict[str, Any]:
-        with _undisturbed():
+        with _undisturbed(), decoder.weights.computing():
             loaded = manager.load(wanted)
             for task in loaded["tasks"].values():
                 task.set_config(key="num_fewshot", value=task.config.num_fewshot or 0 if shots is None else shots)
