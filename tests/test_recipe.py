@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from errata import Decoder
 from errata.editors.locate_then_edit import LocateThenEdit
 from errata.errors import BadRecipe, UnknownName, WindowOutside
 from errata.methods import METHODS, check_names, method
-from errata.recipe import Recipe, known_recipes, read_recipe, recipe_for
+from errata.recipe import Recipe, known_recipes, parse_window, read_recipe, recipe_for
 from errata.solvers import LeastSquares, RankOne, Sparsified
 from errata.targets import BackwardSpreading
 from tests.editing import decoder_of, editor_of
@@ -117,3 +118,58 @@ def test_what_a_shipped_recipe_says_of_other_editors_is_complete_and_sourced(nam
     for editor in recipe.editors:
         assert f"editors.{editor}" in recipe.source
         assert method(editor).pipeline(recipe, depth=12).edited
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+)
+"""Ten lines that stand for half a billion values."""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "text",
+        "- a\n- b",
+        "1: 2",
+        "? [a]\n: b",
+        "name: !!python/object/apply:os.system [ls]",
+        "name: x\nwindow: 3-7",
+        "name: x\nwindow: []",
+        "name: x\nwindow: [1.5]",
+        "name: x\nwindow: {a: b}",
+        "name: x\nwindow: [1]\nanchor: 5",
+        "name: x\nwindow: [1]\nanchor: {steps: many}",
+        "name: x\nwindow: [1]\nsolvers: {least_squares: {weight: .nan}}",
+        "name: x\nwindow: [1]\nsolvers: {least_squares: {weight: [-.inf]}}",
+        "name: x\nwindow: [1]\nsolvers: [a]",
+        "name: x\nwindow: [" + "9" * 5000 + "]",
+        "[" * 100_000,
+        "name: &n x\nwindow: *n",
+        BOMB,
+        "name: '" + "x" * (1 << 21) + "'",
+        "\x00",
+        "name: x\nwindow: [" + ",".join("a" * 1000) + "]",
+    ],
+    ids=lambda text: text[:30],
+)
+def test_whatever_is_no_recipe_is_refused_in_one_short_line(text: str) -> None:
+    with pytest.raises(BadRecipe) as caught:
+        read_recipe(text, "r.yaml")
+    assert len(str(caught.value)) < 700
+
+
+def test_a_recipe_that_is_no_text_or_no_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes("name: Zoë".encode("latin-1"))
+    (tmp_path / "folder.yaml").mkdir()
+    for name, told in (("latin.yaml", "UTF-8"), ("folder.yaml", "no such recipe file"), ("absent.yaml", "no such")):
+        with pytest.raises(BadRecipe, match=told):
+            recipe_for(decoder_of("llama"), tmp_path / name)
+
+
+@pytest.mark.parametrize("text", ["a", "9-3", "1-", "-", "", "1-2-3", "1-999999999999", "99999999999", "9" * 5000])
+def test_a_window_that_is_none_is_refused_at_once(text: str) -> None:
+    with pytest.raises(WindowOutside) as caught:
+        parse_window(text)
+    assert len(str(caught.value)) < 200

@@ -26,6 +26,7 @@ ErrataError
 ├── WrongEdit                 a method cannot go on from an edit of this kind
 ├── StoreError                something could not be written or read back
 ├── FleetError                a process of a run on many is lost, or has failed
+├── Untrusted                 what would run a stranger's code, without consent
 └── UnknownName               a method, model, recipe key or layout nobody knows
     └── UnknownMethod
 """
@@ -161,6 +162,10 @@ class StoreError(ErrataError):
 
 class FleetError(ErrataError):
     """Another process of this run is lost or has failed."""
+
+
+class Untrusted(ErrataError):
+    """Something that would run a stranger's code, and nobody has agreed to it."""
 
 
 class UnknownName(ErrataError):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import field, fields, replace
 from functools import cache
 from importlib import resources
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +21,12 @@ from errata.targets.anchor import AnchorSettings
 
 _STRICT = ConfigDict(extra="forbid")
 WINDOW_LAYERS = 5
+MOST_LAYERS = 10_000
+"""More than any model has: a typing error shall not fill the memory with layers."""
+SHOWN = 5
+"""Problems of a recipe that are named at once."""
+LARGEST = 1 << 20
+"""Characters of a recipe file: a larger one is something else."""
 
 
 @checked(frozen=True, config=_STRICT)
@@ -63,12 +71,15 @@ class Recipe:
 def parse_window(text: str) -> tuple[int, ...]:
     """`3-7` or `1,3,5` as layers. Raises WindowOutside."""
     try:
-        if "-" in text:
-            first, last = (int(part) for part in text.split("-"))
-            return tuple(range(first, last + 1))
-        return tuple(int(part) for part in text.split(","))
+        first, last = (int(part) for part in text.split("-")) if "-" in text else (0, 0)
+        layers = range(first, last + 1) if "-" in text else [int(part) for part in text.split(",")]
     except ValueError:
-        raise WindowOutside(f"window {text!r}: write a range such as 3-7 or layers such as 1,3,5") from None
+        layers = []
+    if not layers:
+        raise WindowOutside(f"window {text[:40]!r}: write a range such as 3-7 or layers such as 1,3,5")
+    if max(layers[0], layers[-1]) >= MOST_LAYERS:
+        raise WindowOutside(f"window {text[:40]!r}: no model has so many layers")
+    return tuple(layers)
 
 
 def read_recipe(text: str, where: str) -> Recipe:
@@ -76,16 +87,39 @@ def read_recipe(text: str, where: str) -> Recipe:
 
     Numbers written as `5e-1`, which YAML reads as text, are numbers (method 5.25).
     """
-    try:
-        row = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise BadRecipe(f"{where}: not valid YAML: {error}") from error
-    if not isinstance(row, Mapping):
-        raise BadRecipe(f"{where}: expected keys and values, found {type(row).__name__}")
+    row = _plain(text, where)
+    if not isinstance(row, Mapping) or not all(isinstance(key, str) for key in row):
+        raise BadRecipe(f"{where}: expected names of settings and their values, found {reprlib.repr(row)}")
     try:
         return TypeAdapter(Recipe).validate_python(dict(row))
     except ValidationError as error:
-        raise BadRecipe(f"{where}: " + "; ".join(_told(problem) for problem in error.errors())) from None
+        problems = [_told(problem) for problem in error.errors()]
+        more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise BadRecipe(f"{where}: " + "; ".join(problems[:SHOWN]) + more) from None
+
+
+def _plain(text: str, where: str) -> object:
+    """What YAML says, if it is plain: aliases, by which a few lines stand for billions of values, are refused."""
+    if len(text) > LARGEST:
+        raise BadRecipe(f"{where}: {len(text):,} characters; a recipe has a few thousand")
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise BadRecipe(f"{where}: YAML aliases (*name) are not read; write the values out")
+        row = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise BadRecipe(f"{where}: not valid YAML: {reason or type(error).__name__}") from error
+    if (value := _not_finite(row)) is not None:
+        raise BadRecipe(f"{where}: {value} is not a number that a setting can have")
+    return row
+
+
+def _not_finite(value: object) -> float | None:
+    if isinstance(value, Mapping):
+        return next((bad for item in value.values() if (bad := _not_finite(item)) is not None), None)
+    if isinstance(value, list):
+        return next((bad for item in value if (bad := _not_finite(item)) is not None), None)
+    return value if isinstance(value, float) and not isfinite(value) else None
 
 
 def _told(problem: Any) -> str:
@@ -94,7 +128,7 @@ def _told(problem: Any) -> str:
         owner = {"anchor": AnchorSettings, "statistics": StatisticsSettings}.get(str(problem["loc"][0]), Recipe)
         known = [f.name for f in fields(owner)]
         return str(UnknownName("recipe key", str(problem["loc"][-1]), known))
-    return f"{place}: {problem['msg']}, found {problem['input']!r}"
+    return f"{place}: {problem['msg']}, found {reprlib.repr(problem['input'])}"
 
 
 @cache
@@ -115,7 +149,11 @@ def recipe_for(decoder: Decoder, wanted: str | Path | Recipe | None = None) -> R
         if path.suffix in (".yaml", ".yml"):
             if not path.is_file():
                 raise BadRecipe(f"{path}: no such recipe file")
-            return read_recipe(path.read_text(encoding="utf-8"), str(path))
+            try:
+                text = path.read_text(encoding="utf-8")
+            except (OSError, ValueError) as error:
+                raise BadRecipe(f"{path}: not read as a UTF-8 text: {error}") from error
+            return read_recipe(text, str(path))
         if str(wanted) not in known_recipes():
             raise UnknownName("recipe", str(wanted), known_recipes(), see="`errata methods --recipes`")
         return known_recipes()[str(wanted)]

@@ -14,7 +14,7 @@ import torch
 
 from errata import pocket
 from errata.decoder.decoder import Decoder
-from errata.errors import BadRecord, ErrataError, UnknownName
+from errata.errors import BadRecord, ErrataError, UnknownName, Untrusted
 from errata.evaluate import Recall
 from errata.evaluate.ability import Skill, general_ability, shipped
 from tests.evaluate.conftest import noise, talkative
@@ -70,7 +70,7 @@ def test_a_task_of_ones_own_is_a_yaml_file_with_its_data_beside_it(tmp_path: Pat
         "task: own\ndataset_path: json\ndataset_kwargs: {data_files: {test: data.jsonl}}\ntest_split: test\n"
         "output_type: loglikelihood\ndoc_to_text: '{{q}}'\ndoc_to_target: ' {{a}}'\nmetric_list: [{metric: acc}]\n"
     )
-    [skill] = general_ability(talkative(bos=False), [str(tmp_path / "own.yaml")])
+    [skill] = general_ability(talkative(bos=False), [str(tmp_path / "own.yaml")], trust_remote_code=True)
     assert skill == Skill("own", "acc", 0.0, None, 0.0, 2, True, skill.version)
     assert skill.difference is None
 
@@ -85,7 +85,30 @@ def test_what_cannot_be_run_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: P
             general_ability(decoder, ["pocket_facts"])
     harness = pytest.importorskip("lm_eval.tasks")
     with pytest.raises(BadRecord, match=r"none.yaml: no task could be read"):
-        general_ability(decoder, [str(tmp_path / "none.yaml")])
+        general_ability(decoder, [str(tmp_path / "none.yaml")], trust_remote_code=True)
     monkeypatch.setattr(harness, "TaskManager", lambda include_defaults: type("M", (), {"all_tasks": ["hellaswag"]}))
     with pytest.raises(UnknownName, match=r"unknown task 'pocket_fact'. Did you mean 'pocket_facts'"):
         general_ability(decoder, ["pocket_fact"])
+
+
+def test_a_strangers_task_runs_no_code_unless_its_reader_trusts_it(tmp_path: Path) -> None:
+    for name in ("evil.yaml", "evil.yml", "EVIL.YAML", "pocket_facts.yaml"):
+        task = tmp_path / name
+        template = f"{{{{ cycler.__init__.__globals__.os.popen('touch {tmp_path}/pwned').read() }}}}{{{{q}}}}"
+        task.write_text(
+            f"task: evil\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: d.jsonl}}}}\ntest_split: test\n"
+            f'output_type: multiple_choice\ndoc_to_text: "{template}"\ndoc_to_choice: [b, c]\ndoc_to_target: 0\n'
+        )
+        (tmp_path / "d.jsonl").write_text('{"q": "a"}\n')
+        with pytest.raises(Untrusted, match="Nothing was run"):
+            general_ability(talkative(bos=False), [str(task)])
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("text", ["- a list", "task: !function x.y", "\udc80", "[" * 100_000])
+def test_a_task_that_is_none_is_one_line(tmp_path: Path, text: str) -> None:
+    pytest.importorskip("lm_eval")
+    (tmp_path / "task.yaml").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(BadRecord, match="no task could be read") as caught:
+        general_ability(talkative(bos=False), [str(tmp_path / "task.yaml")], trust_remote_code=True)
+    assert len(str(caught.value)) < 600

@@ -37,7 +37,8 @@ def evaluate(
     ability: Annotated[
         list[str] | None,
         typer.Option(
-            help="A general-ability task to run: a name of lm-eval's, pocket_facts, or a task's YAML file. Repeatable."
+            help="A general-ability task to run: a name of lm-eval's, pocket_facts, or a task's YAML file. Repeatable. "
+            "A YAML file can run any code, so it needs --trust-remote-code."
         ),
     ] = None,
     ability_limit: Annotated[
@@ -58,11 +59,12 @@ def evaluate(
     from errata.dataset import named_cases
     from errata.editors.saved import load_edit
     from errata.evaluate import probes
-    from errata.evaluate.ability import general_ability
+    from errata.evaluate.ability import check_trusted, general_ability
     from errata.files import check_file
 
     if output is not None and fleet().leads:
         check_file(output)
+    check_trusted(ability or (), trust_remote_code)
     asked = named_cases(cases, format, limit, references, on_conflict=on_conflict.value, note=warn)
     wanted = probes(*families.split(",")) if families else probes()
     decoder = open_decoder(model, dtype, device, trust_remote_code, layout)
@@ -73,7 +75,10 @@ def evaluate(
     if saved:
         run.settings.update({"edit": str(edit), "facts": len(saved.facts)})
     if ability:
-        run.ability = [skill.to_json() for skill in general_ability(decoder, ability, limit=ability_limit)]
+        run.ability = [
+            skill.to_json()
+            for skill in general_ability(decoder, ability, limit=ability_limit, trust_remote_code=trust_remote_code)
+        ]
     if output is not None and fleet().leads:
         run.write_record(output)
     show_scores(run, scores["unedited"].missing)

@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from errata.decoder.decoder import Decoder
-from errata.errors import BadRecord, ErrataError, UnknownName
+from errata.errors import BadRecord, ErrataError, UnknownName, Untrusted
 
 TASKS = Path(__file__).parent / "tasks"
 """Tasks that ship with errata, data included."""
@@ -59,16 +59,21 @@ def general_ability(
     limit: int | None = None,
     shots: int | None = None,
     batch: int | None = None,
+    trust_remote_code: bool = False,
 ) -> list[Skill]:
     """What lm-eval measures of the model at hand, in memory: unedited, and edited if it carries an edit.
 
     `limit` records of each task, `shots` examples before each (None: as the task says), `batch` rows at a time
     (None: 16, or 1 with a graft, which decides row by row). A task's data come from where its YAML says; those of
     `TASKS` are local, lm-eval's own come from the hub (HF_HUB_OFFLINE=1 refuses that). Global random states are
-    put back. Needs `errata[lm-eval]`. Raises ErrataError, UnknownName.
+    put back. Needs `errata[lm-eval]`.
+
+    A task's YAML file can run any code through its templates: it is read only with `trust_remote_code`, which says
+    that you know who wrote it. Names of tasks need no consent. Raises Untrusted, ErrataError, UnknownName.
     """
     if limit is not None and limit < 1:
         raise ErrataError(f"a limit of {limit} records of each task; expected at least 1, or None for all of them")
+    check_trusted(tasks, trust_remote_code)
     evaluator, manager, wrap = _harness()
     wanted = [_settings(task) for task in tasks]
     named = [task for task in wanted if isinstance(task, str)]
@@ -92,6 +97,20 @@ def general_ability(
     return _skills(before, measured() if decoder.is_edited else None)
 
 
+def check_trusted(tasks: Sequence[Task], trust_remote_code: bool) -> None:
+    """Raises Untrusted if a task is a file of settings, unless its code may be run."""
+    for task in tasks:
+        if isinstance(task, str) and _is_file(task) and not trust_remote_code:
+            raise Untrusted(
+                f"{task}: the templates of a task's YAML file can run any code on this machine. Nothing was run. If "
+                "you trust whoever wrote it, give --trust-remote-code (in Python: trust_remote_code=True)."
+            )
+
+
+def _is_file(task: str) -> bool:
+    return task not in shipped() and Path(task).suffix.lower() in (".yaml", ".yml")
+
+
 def shipped() -> list[str]:
     """Names of the tasks in `TASKS`."""
     return sorted(path.stem for path in TASKS.glob("*.yaml"))
@@ -113,14 +132,16 @@ def _settings(task: Task) -> str | dict[str, Any]:
     """A YAML file's settings, its relative data files being beside it; a name of lm-eval's stays a name."""
     if not isinstance(task, str):
         return dict(task)
-    path = TASKS / f"{task}.yaml" if task in shipped() else Path(task)
-    if path.suffix not in (".yaml", ".yml"):
+    if not _is_file(task) and task not in shipped():
         return task
+    path = TASKS / f"{task}.yaml" if task in shipped() else Path(task)
     try:
-        settings: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise BadRecord(f"{path}: no task could be read: {error}") from error
-    data = settings.get("dataset_kwargs", {})
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
+        raise BadRecord(f"{path}: no task could be read: {' '.join(str(error).split())[:300]}") from error
+    if not isinstance(settings, dict):
+        raise BadRecord(f"{path}: no task could be read: expected settings, found {type(settings).__name__}")
+    data = settings.get("dataset_kwargs") or {}
     if isinstance(files := data.get("data_files"), Mapping):
         data["data_files"] = {split: str(path.parent / name) for split, name in files.items()}
     return settings

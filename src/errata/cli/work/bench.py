@@ -25,6 +25,9 @@ from errata.report.frontier import COMPARED, frontiers
 from errata.report.summary import Summary, cost_rows, over_seeds, sections
 from errata.store import Store
 
+MOST_NUMBERS = 10_000
+"""More seeds, or numbers of edits, than anybody means."""
+
 
 @dataclass(frozen=True)
 class BenchRun:
@@ -182,7 +185,9 @@ def numbers(text: str | None) -> list[int] | None:
     try:
         ends = [[int(part) for part in piece.split("-")] for piece in text.split(",")]
     except ValueError:
-        raise ErrataError(f"{text!r}: expected whole numbers such as 0,1,2 or 0-4") from None
+        raise ErrataError(f"{text[:40]!r}: expected whole numbers such as 0,1,2 or 0-4") from None
+    if sum(end[-1] - end[0] + 1 for end in ends) > MOST_NUMBERS or any(end[-1] < end[0] for end in ends):
+        raise ErrataError(f"{text[:40]!r}: expected up to {MOST_NUMBERS} ascending numbers such as 0,1,2 or 0-4")
     return [number for end in ends for number in range(end[0], end[-1] + 1)]
 
 
