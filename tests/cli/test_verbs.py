@@ -242,6 +242,9 @@ def test_facts_of_an_earlier_edit_are_replaced_and_dropped(run: Run, base: Path,
     given = ["--require", 0, *options(base)]
     assert run("edit", base, facts, "-o", first, *given)[0] == 0
     other = write_facts(tmp_path / "other.jsonl", [replace(tiny_facts()[1], target_new="long")])
+    code, said = run("edit", base, "--past", first, "--drop", "0", "--dry-run", *given)
+    assert code == 0, said
+    assert "is dropped; the 7 other facts" in " ".join(said.split())
     code, said = run("edit", base, other, "--past", first, "-o", second, *given)
     assert code == 0, said
     assert "is replaced by 'long'" in " ".join(said.split())

@@ -114,6 +114,7 @@ def edit(
         dropped_of,
         editor_for,
         held_facts,
+        notes_of,
         save,
         show_outcome,
     )
@@ -136,10 +137,11 @@ def edit(
     with progress() as tell:
         texts = corpus_of(model, corpus)
         editor = editor_for(decoder, (method, table), chosen, texts, (model, practice, on_conflict.value), guard, tell)
-        if dry_run:
-            lines([*findings(decoder, chosen), *plan(editor, wanted)])
-            return
         earlier = load_edit(past) if past else None
+        if dry_run:
+            changed = notes_of(earlier, wanted, dropped)
+            lines([*findings(decoder, chosen), *changed, *(plan(editor, wanted) if wanted else ())])
+            return
         outcome = editor.edit(wanted, batch=batch, targets=targets.value, past=earlier, drop=dropped)
     if facts is None:
         cases, wanted = cases_of_facts(outcome.facts), list(outcome.facts)

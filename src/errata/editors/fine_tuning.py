@@ -154,8 +154,8 @@ class _Training:
 
     def state(self) -> dict[str, Tensor]:
         """All that the rest of the run depends on, as tensors."""
-        found = {f"weight.{name}": weight.detach() for name, weight in self.weights.items()} | adam_state(self.adam)
-        return found | {"draw": self.draw.get_state(), "losses": torch.tensor(self.losses, dtype=torch.float64)}
+        weights = {f"weight.{name}": weight.detach() for name, weight in self.weights.items()} | adam_state(self.adam)
+        return weights | {"draw": self.draw.get_state(), "losses": torch.tensor(self.losses, dtype=torch.float64)}
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -214,9 +214,9 @@ def _states_below(decoder: Decoder, lessons: Sequence[Lesson], layer: int) -> li
     size = sum(lengths) * decoder.width * decoder.dtype.itemsize
     if layer == 0 or size > free_memory(decoder.device) / 4:
         return None
-    found: dict[int, Tensor] = {}
+    states: dict[int, Tensor] = {}
     for batch in in_batches(lengths, decoder.budget):
         with hooks.capture({"below": decoder.blocks[layer - 1]}) as seen:
             decoder.run(padded(decoder, [lessons[i] for i in batch]), leave=layer - 1)
-        found |= {i: seen["below"][row, : lengths[i]].clone() for row, i in enumerate(batch)}
-    return [found[i] for i in range(len(lessons))]
+        states |= {i: seen["below"][row, : lengths[i]].clone() for row, i in enumerate(batch)}
+    return [states[i] for i in range(len(lessons))]

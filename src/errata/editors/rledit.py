@@ -88,14 +88,14 @@ class RLEdit(Pipeline):
             raise UnusableFacts(problems or ["there are no facts to train on"])
         names = self.names(decoder)
         made_of = self.made_of(decoder, practice)
-        found = store.get("hypernetworks", made_of)
-        if found is None:
+        tensors = store.get("hypernetworks", made_of)
+        if tensors is None:
             with decoder.unedited():
                 checkpoint = Checkpoint(store, "hypernetwork-training", made_of, self.checkpoint_seconds)
-                found = self._trained(_Training(self, decoder, practice, names), checkpoint, progress)
-            store.put("hypernetworks", made_of, found)
+                tensors = self._trained(_Training(self, decoder, practice, names), checkpoint, progress)
+            store.put("hypernetworks", made_of, tensors)
             checkpoint.clear()
-        return Hypernetwork(decoder.fingerprint, tuple(names), self.rank, self.blocks, found)
+        return Hypernetwork(decoder.fingerprint, tuple(names), self.rank, self.blocks, tensors)
 
     def _trained(self, training: _Training, checkpoint: Checkpoint, progress: Progress | None) -> dict[str, Tensor]:
         training.load(checkpoint.state(training.decoder.device))
@@ -172,7 +172,7 @@ class RLEdit(Pipeline):
         """Parameter names of the modules to change. Raises WindowOutside, or UnsupportedModel naming what there is."""
         decoder.check_window(self.layers)
         known = {id(parameter): name for name, parameter in decoder.model.named_parameters()}
-        found = []
+        names = []
         room, _, down = decoder.layout.down_projection.rpartition(".")
         for layer in self.layers:
             linears = {n: m for n, m in decoder.blocks[layer].named_modules() if isinstance(m, nn.Linear | Conv1D)}
@@ -183,9 +183,9 @@ class RLEdit(Pipeline):
                     f"block {layer} of {decoder.name} has no linear module {', '.join(missing)}; it has "
                     f"{', '.join(linears)}"
                 )
-            found += [known[id(linears[name].weight)] for name in modules]
-        decoder.check_dense(found)
-        return found
+            names += [known[id(linears[name].weight)] for name in modules]
+        decoder.check_dense(names)
+        return names
 
     def made_of(self, decoder: Decoder, practice: Sequence[Practice]) -> dict[str, object]:
         """All that decides which network `fit` ends at."""
@@ -279,13 +279,13 @@ class _Training:
 
     def state(self) -> dict[str, Tensor]:
         """All that the rest of the run depends on, as tensors."""
-        found = {f"network.{name}": value for name, value in self.network.state_dict().items()}
-        found |= {f"weight.{name}": value for name, value in self.weights.items()}
+        state = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        state |= {f"weight.{name}": value for name, value in self.weights.items()}
         for name, parameter in self.network.named_parameters():
             if parameter.grad is not None:
-                found[f"gradient.{name}"] = parameter.grad
-        found |= adam_state(self.adam)
-        return found | {"done": torch.tensor(self.done)}
+                state[f"gradient.{name}"] = parameter.grad
+        state |= adam_state(self.adam)
+        return state | {"done": torch.tensor(self.done)}
 
     def load(self, state: Mapping[str, Tensor] | None) -> None:
         """Go on where `state` was taken; without one (or from an empty one) at the beginning."""
@@ -302,12 +302,12 @@ class _Training:
 
 def original_weights(decoder: Decoder, names: Sequence[str]) -> Weights:
     """Copies of the matrices [out, in] that an unedited model has, in float32 at least."""
-    found = {}
+    weights = {}
     for name in names:
         stored = decoder.model.get_parameter(name).detach()
         transposed = isinstance(decoder.model.get_submodule(name.rpartition(".")[0]), Conv1D)
-        found[name] = (stored.T if transposed else stored).to(decoder.precision, copy=True)
-    return found
+        weights[name] = (stored.T if transposed else stored).to(decoder.precision, copy=True)
+    return weights
 
 
 def trainable(weights: Weights) -> Weights:
@@ -321,7 +321,7 @@ def read_traces(
 ) -> dict[str, tuple[Float[Tensor, "token in"], Float[Tensor, "token out"]]]:
     """Per module, its inputs and the gradients of the summed losses at its outputs, where answers are predicted."""
     modules = {name: decoder.model.get_submodule(name.rpartition(".")[0]) for name in weights}
-    found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in weights}
+    both: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in weights}
     for part in _portions(lessons, rows_at_once):
         with hooks.capture(modules, inputs=True) as inputs, hooks.capture(modules) as outputs:
             log_p = log_probabilities(decoder, part, weights=trainable(weights))
@@ -329,8 +329,8 @@ def read_traces(
         row, at = places(decoder, part)
         for name, gradient in zip(weights, gradients, strict=True):
             pair = inputs[name].detach()[row, at], gradient[row, at]
-            found[name].append((pair[0].to(decoder.precision), pair[1].to(decoder.precision)))
-    return {name: (torch.cat([k for k, _ in pairs]), torch.cat([g for _, g in pairs])) for name, pairs in found.items()}
+            both[name].append((pair[0].to(decoder.precision), pair[1].to(decoder.precision)))
+    return {name: (torch.cat([k for k, _ in pairs]), torch.cat([g for _, g in pairs])) for name, pairs in both.items()}
 
 
 def _portions(lessons: Sequence[Lesson], size: int) -> Iterator[Sequence[Lesson]]:

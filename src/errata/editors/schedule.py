@@ -57,8 +57,8 @@ class Checkpoint:
         Copies, because safetensors gives views of a file that need not be aligned, and a product's last bit may
         depend on how its factors lie in memory.
         """
-        found = self.store.get(self.kind, self.made_of)
-        return {name: value.to(device, copy=True) for name, value in found.items()} if found else None
+        kept = self.store.get(self.kind, self.made_of)
+        return {name: value.to(device, copy=True) for name, value in kept.items()} if kept else None
 
     @property
     def due(self) -> bool:

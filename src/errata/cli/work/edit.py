@@ -14,9 +14,10 @@ from errata.dataset import Case, OnConflict, named_cases
 from errata.decoder.corpus import Corpus
 from errata.decoder.decoder import Decoder
 from errata.editor import Editor
-from errata.editors.base import Outcome
+from errata.editors.base import Edit, Outcome
 from errata.editors.folder import LEDGER, check_replaceable
 from errata.editors.guard import Guard
+from errata.editors.revision import Revision, check_new
 from errata.editors.supplies import Progress
 from errata.errors import ErrataError, StoreError
 from errata.evaluate import Accuracy, evaluate
@@ -76,6 +77,13 @@ def dropped_of(name: str, format: str | None, on_conflict: OnConflict) -> list[F
     if re.fullmatch(r"\d+(\s*,\s*\d+)*", name):
         return [int(number) for number in name.split(",")]
     return [case.fact for case in cases_of(name, format, None, on_conflict)]
+
+
+def notes_of(past: Edit | None, facts: Sequence[Fact], drop: Sequence[Fact | int]) -> list[tuple[str, object]]:
+    """What the facts of an earlier edit would come to. Raises UnusableFacts."""
+    check_new(facts, drop, past)
+    revision = past and Revision.of(past, facts, drop)
+    return [("earlier edit", note) for note in (revision.notes if revision else ())]
 
 
 def held_facts(outcome: Outcome, cases: Sequence[Case]) -> list[Fact]:
