@@ -15,6 +15,9 @@ from torch import Tensor
 from errata.errors import StoreError, WrongModel
 from errata.files import whole_file
 
+LONGEST = 200
+"""Characters of another library's message that an error shows."""
+
 
 @dataclass(frozen=True)
 class WeightDelta:
@@ -96,4 +99,5 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise StoreError(f"{path}: could not be read ({error})") from error
+        reason = str(error) if len(str(error)) <= LONGEST else f"{str(error)[:LONGEST]} ..."
+        raise StoreError(f"{path}: could not be read ({reason})") from error

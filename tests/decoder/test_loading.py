@@ -223,6 +223,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "the heads do not divide the width": lambda f: changed(f / "config.json", num_attention_heads=0),
     "the tokenizer is cut short": lambda f: cut(f / "tokenizer.json"),
     "the tokenizer is a list": lambda f: (f / "tokenizer.json").write_text("[]"),
+    "the tokenizer's longest text is a list": lambda f: changed(f / "tokenizer_config.json", model_max_length=[1]),
     "the tokenizer's settings are cut short": lambda f: cut(f / "tokenizer_config.json"),
 }
 

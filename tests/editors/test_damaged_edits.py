@@ -102,6 +102,7 @@ MEMORIES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a change that is a list": (memory(lambda t, m: t.update({"change.0": torch.ones(9)})), "no matrix of numbers"),
     "no layer": (memory(lambda t, m: m.pop("layer") and None), "lacks 'layer'"),
     "a layer in words": (memory(lambda t, m: m.update(layer="three")), "its layer is 'three'"),
+    "a layer in very many words": (memory(lambda t, m: m.update(layer="x" * 9000)), "its layer is 'xxx"),
     "an unknown activation": (memory(lambda t, m: m.update(activation="swoosh")), "transformers does not know"),
     "another kind": (memory(lambda t, m: m.update(kind="other")), "expected a side memory"),
     "cut short": (lambda f: cut(f / "memory.safetensors"), "could not be read"),

@@ -10,9 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from errata.errors import SubjectNotFound, UnusableFacts, printable
+from errata.errors import ModelError, SubjectNotFound, UnusableFacts, printable
 from errata.fact import Fact, Problem
 
+SHOWN = 200
+"""Characters of another library's message that an error shows."""
 ESSENCE = "{} is a"
 """The prompt on which a fact's anchor must not change what the subject is (method 1.5)."""
 
@@ -100,8 +102,11 @@ class Tokens:
         """`positions`: tokens that the model can read of one text, None if there is no limit."""
         self.tokenizer, self.positions = tokenizer, positions
         self._bos_text: str = getattr(tokenizer, "bos_token", None) or ""
-        one = self._encode("a")
-        plain = self._encode("a", specials=False)
+        try:
+            one, plain = self._encode("a"), self._encode("a", specials=False)
+        except Exception as error:  # a damaged tokenizer stumbles over anything, and only when it is used
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:SHOWN]
+            raise ModelError(f"the tokenizer cannot encode a text: {reason}") from error
         self._front = len(one) - len(plain) - self._specials_behind(one, plain)
         self._behind = self._specials_behind(one, plain)
 

@@ -29,6 +29,8 @@ from errata.editors.folder import MEMORY, edit_folder, facts_in, read_manifest
 from errata.errors import NotPutOn, StoreError
 
 KIND = "errata.SideMemory"
+SHOWN = 40
+"""Characters of a wrong value that an error shows."""
 LONG = 100
 """Prompts of more tokens than this are judged by their farthest token, not by the mean (method 2.15)."""
 
@@ -111,9 +113,9 @@ def _problem(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str 
     if missing := [name for name in ("fingerprint", "layer", "activation") if name not in metadata]:
         return f"its description lacks {missing[0]!r}"
     if not metadata["layer"].isdecimal():
-        return f"its layer is {metadata['layer']!r}, expected a number"
+        return f"its layer is {metadata['layer'][:SHOWN]!r}, expected a number"
     if metadata["activation"] not in ACT2FN:
-        return f"its activation is {metadata['activation']!r}, which transformers does not know"
+        return f"its activation is {metadata['activation'][:SHOWN]!r}, which transformers does not know"
     thresholds = tensors.get("thresholds")
     if thresholds is None or thresholds.ndim != 1 or not thresholds.is_floating_point():
         return "it holds no list of thresholds"
