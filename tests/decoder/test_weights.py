@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from errata import Decoder, WeightDelta
+from errata.decoder.identity import RoundedBase
+from errata.decoder.weights import Weights
 from errata.errors import AlreadyEdited, NotFinite, NotPutOn, WeightsChanged, WrongModel
 from tests.editing import BOTH, decoder_of, editor_of
 from tests.models import FAMILIES, tiny_facts, tokenizer_of
@@ -125,6 +127,48 @@ def test_a_model_that_nobody_uses_is_freed_whatever_it_carries() -> None:
     del decoder
     gc.collect()
     assert model() is None
+
+
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_an_interrupt_while_weights_are_written_leaves_what_was_there(
+    written: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = decoder_of("llama")
+    base = values(decoder)
+    one, two = edit_of(decoder, 1, 1, 2, 3), edit_of(decoder, 2, 1, 2, 3)
+    decoder.put_on(one)
+    edited = values(decoder)
+    write, left = Weights._overwrite, [written]
+
+    def interrupted(self: Weights, name: str, new: Tensor) -> None:
+        left[0] -= 1
+        if left[0] == -1:
+            raise KeyboardInterrupt
+        write(self, name, new)
+
+    for attempt in (lambda: decoder.put_on(two), lambda: decoder.take_off(one)):
+        left[0] = written
+        monkeypatch.setattr(Weights, "_overwrite", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            attempt()
+        assert equal(decoder, edited)
+        monkeypatch.setattr(Weights, "_overwrite", write)
+    decoder.restore()
+    assert equal(decoder, base)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_an_edit_goes_on_its_own_checkpoint_in_another_dtype_and_comes_off_to_the_bit(dtype: torch.dtype) -> None:
+    wide = Decoder(FAMILIES["llama"](dtype=torch.float32), tokenizer_of("llama"))
+    outcome = editor_of(wide, "memit").edit(FACTS[:2])
+    outcome.restore()
+    narrow = Decoder(wide.model.to(dtype), wide.tokenizer)
+    base = values(narrow)
+    with pytest.warns(RoundedBase, match="the same but for rounding"):
+        outcome.edit.put_on(narrow)
+    assert not equal(narrow, base)
+    outcome.edit.take_off(narrow)
+    assert equal(narrow, base)
 
 
 def test_training_on_top_of_an_edit_is_noticed_before_it_is_undone() -> None:

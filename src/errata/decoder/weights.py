@@ -122,7 +122,8 @@ class Weights:
             raise AlreadyEdited(f"the model carries {self._graft_in_words}, which stands alone; take it off first.")
         if self._place(edit) is not None:
             raise AlreadyEdited(f"this edit (digest {edit.digest}) is on the model already; nothing was changed.")
-        self.set((*self.edits, edit))
+        with self.unless_it_fails():
+            self.set((*self.edits, edit))
 
     def remove(self, edit: WeightDelta) -> None:
         """Take one edit off; the last to go leaves the original bits. Raises NotPutOn, WeightsChanged."""
@@ -133,7 +134,8 @@ class Weights:
                 f"this edit (digest {edit.digest}) is not on the model; nothing was changed. Edits that are: {carried}."
             )
         self.check_untouched()
-        self.set((*self.edits[:place], *self.edits[place + 1 :]))
+        with self.unless_it_fails():
+            self.set((*self.edits[:place], *self.edits[place + 1 :]))
 
     def set(self, edits: Edits, graft: Graft | None = None, module: str = "") -> None:
         """Let the model carry these edits and this graft, and nothing else.
@@ -154,8 +156,10 @@ class Weights:
             self.edits = before
             raise
         self._detach()
+        self._terms = {}  # an interrupt from here on leaves nothing that counts as written
         for name in [name for name in self.originals if name not in terms]:
-            self._overwrite(name, self.originals.pop(name))
+            self._overwrite(name, self.originals[name])
+            del self.originals[name]
         for name, values in sums.items():
             if name not in self.originals:
                 self.originals[name] = self.values(name).clone()
