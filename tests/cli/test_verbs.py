@@ -306,3 +306,10 @@ def test_places_are_checked_before_the_work(run: Run, base: Path, facts: Path, t
     ):
         code, said = run(*words)
         assert (code, told in said) == (1, True), (words, said)
+
+
+@pytest.mark.parametrize("words", [("demo", "--facts", 0), ("demo", "--facts", -1), ("doctor", "m", "--facts", 0)])
+def test_numbers_of_facts_below_one_are_refused_as_usage(run: Run, words: tuple[object, ...]) -> None:
+    code, said = run(*words)
+    assert code == 2
+    assert "--facts" in said

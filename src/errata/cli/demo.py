@@ -15,7 +15,7 @@ def demo(
     methods: Annotated[
         str, typer.Option(help="Methods to compare, separated by commas; `errata methods` lists all.")
     ] = "memit,memit+fe",
-    facts: Annotated[int, typer.Option(help="Number of facts to edit.")] = 100,
+    facts: Annotated[int, typer.Option(min=1, help="Number of facts to edit.")] = 100,
     seed: Annotated[int, typer.Option(help="Seed that chooses the facts and their new objects.")] = 0,
     window: Window = None,
     weight: Annotated[

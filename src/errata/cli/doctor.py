@@ -16,7 +16,7 @@ def doctor(
     window: Window = None,
     recipe: RecipeName = None,
     corpus: CorpusName = None,
-    facts: Annotated[int, typer.Option(help="Number of facts for which memory is estimated.")] = 1000,
+    facts: Annotated[int, typer.Option(min=1, help="Number of facts for which memory is estimated.")] = 1000,
     dtype: Dtype = None,
     device: Device = None,
     layout: Layout = None,
