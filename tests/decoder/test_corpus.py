@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -47,10 +48,11 @@ def test_texts_are_cut_at_the_length_and_the_sample_at_its_size() -> None:
     assert gather(decoder, Corpus.of(texts * 50), [1])[1].count == 10 * decoder.inner(1)
 
 
-def test_the_convergence_figure_falls_with_more_text() -> None:
+def test_the_convergence_figure_falls_with_more_text_and_is_not_a_number_for_too_little() -> None:
     decoder, texts = decoder_of("llama"), tiny_corpus()
-    few, many = (gather(decoder, Corpus.of(texts[:n]), [1], tokens=0)[1].convergence for n in (8, len(texts)))
-    assert many < few or few != few
+    too_few, few, many = (gather(decoder, Corpus.of(texts[:n]), [1], tokens=0)[1].convergence for n in (8, 30, 60))
+    assert math.isnan(too_few)
+    assert 0 < many < few < 1
 
 
 def test_gathered_statistics_are_kept_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

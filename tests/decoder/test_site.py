@@ -74,8 +74,10 @@ def test_facts_that_cannot_be_located_are_listed_together(tokens: Tokens) -> Non
 def test_braces_in_generated_contexts_do_not_disturb() -> None:
     tokens = Tokens(tiny_tokenizer(bos=True))
     site = tokens.site([Fact("{} is {a} city", "Velm", "x")], Contexts((("{}",), ("Here. {}",))))
-    plain, prefixed = site.places[0].prompts
-    assert plain.ids[plain.decisive] == prefixed.ids[prefixed.decisive] or prefixed.decisive > plain.decisive
+    for prompt, text in zip(site.places[0].prompts, ("Velm", "Here. Velm"), strict=True):
+        decode = tokens.tokenizer.decode
+        assert decode(prompt.ids, skip_special_tokens=True).strip() == f"{text} is {{a}} city"
+        assert decode(prompt.ids[: prompt.decisive + 1], skip_special_tokens=True).strip() == text
 
 
 def test_weights_are_a_mean_in_each_group_then_of_the_groups() -> None:
