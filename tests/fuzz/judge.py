@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import sys
 import traceback
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from errata import Decoder, ErrataError
 from errata.cli import app as cli
+from errata.cli.ending import BUG, DONE, INCOMPLETE
 from errata.errors import UnusableFacts
 
 LONGEST = 500
@@ -34,9 +36,9 @@ class TooSlow(BaseException):
 class Refused(Exception):
     """The command line said no, with an exit code that says so."""
 
-    def __init__(self, message: str, code: int = 1) -> None:
-        super().__init__(message)
-        self.code = code
+
+class Mistake(Exception):
+    """The command line says that errata itself made a mistake: a traceback put into one line."""
 
 
 class Contradiction(Exception):
@@ -94,7 +96,7 @@ class Bench:
         return ("--recipe", str(self.root / "recipe.yaml"), "--corpus", str(self.root / "corpus.txt"))
 
     def call(self, *words: object) -> str:
-        """Run the command line in this process; what it printed. Raises Refused if it says that it did not do it.
+        """Run the command line in this process; what it printed. Raises Refused if it did nothing, and says so.
 
         The streams are as strict as a terminal's: what cannot be encoded is an error.
         """
@@ -110,8 +112,10 @@ class Bench:
         finally:
             said = [stream.buffer.getvalue().decode() for stream in (sys.stdout, sys.stderr)]  # type: ignore[attr-defined]
             sys.argv, (sys.stdout, sys.stderr) = argv, streams
-        if code:
-            raise Refused(said[1] or said[0], code)
+        if code == BUG:
+            raise Mistake(said[1])
+        if code not in (None, DONE, INCOMPLETE):
+            raise Refused(said[1] or said[0])
         return said[0]
 
 
@@ -156,8 +160,17 @@ def at_most(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def judged(bench: Bench, use: Callable[[], object], original: dict[str, Tensor], patience: int = PATIENCE) -> Verdict:
-    """Use an input and say what came of it. `original`: the decoder's weights as they have to be afterwards."""
+def judged(
+    bench: Bench,
+    use: Callable[[], object],
+    original: dict[str, Tensor],
+    patience: int = PATIENCE,
+    places_named: bool = False,
+) -> Verdict:
+    """Use an input and say what came of it. `original`: the decoder's weights as they have to be afterwards.
+
+    `places_named`: the input itself says where to write, so new files may be anywhere; what was there must not change.
+    """
     allowed = (bench.out, bench.store)
     before = files_below(bench.root, allowed)
     try:
@@ -167,7 +180,11 @@ def judged(bench: Bench, use: Callable[[], object], original: dict[str, Tensor],
     except TooSlow:
         verdict = Verdict("slow")
     after = files_below(bench.root, allowed)
-    verdict.outside = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    names = before.keys() if places_named else before.keys() | after.keys()
+    verdict.outside = sorted(name for name in names if before.get(name) != after.get(name))
+    for name in sorted(after.keys() - before.keys(), reverse=True):
+        path = bench.root / name
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
     verdict.weights_changed = not same_weights(original, weights_of(bench.decoder))
     return verdict
 
@@ -178,6 +195,8 @@ def _used(use: Callable[[], object]) -> Verdict:
     except (ErrataError, Refused) as error:
         longest = max(map(len, _problems(error)))
         return Verdict("refused", str(error)[:2000], too_long=longest if longest > LONGEST else 0)
+    except Mistake as error:
+        return Verdict("traceback", str(error), re.sub(r"0x\w+|/\S+|'.*'", "...", str(error))[:120].strip())
     except Contradiction as error:
         return Verdict("refused", str(error), exit_code=str(error))
     except Exception as error:

@@ -80,7 +80,7 @@ class Session:
         (shutil.copytree if sample.is_dir() else shutil.copy)(sample, place)
         broken(place)
         with self._surroundings():
-            verdict = judged(self.bench, lambda: door(self.bench, place), original, patience)
+            verdict = judged(self.bench, lambda: door(self.bench, place), original, patience, self.family.places_named)
         if verdict.weights_changed:
             self.bench.decoder.restore()
             for name, weight in self.bench.decoder.model.named_parameters():
