@@ -313,3 +313,11 @@ def test_numbers_of_facts_below_one_are_refused_as_usage(run: Run, words: tuple[
     code, said = run(*words)
     assert code == 2
     assert "--facts" in said
+
+
+def test_a_folder_that_is_no_dataset_is_one_line(run: Run, base: Path, tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"b": [}\n')
+    code, said = run("edit", base, tmp_path)
+    assert code == 1
+    assert "neither a file nor a dataset" in said

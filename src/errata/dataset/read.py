@@ -118,12 +118,13 @@ def read_hub_cases(
     """
     try:
         from datasets import load_dataset
+        from datasets.exceptions import DatasetsError
     except ImportError:
         raise ErrataError(f"{name}: reading datasets needs `pip install 'errata[hub]'`") from None
     _checked(limit)
     try:
         dataset = load_dataset(name, config, split=split, **options)
-    except (OSError, ValueError) as error:  # not there, out of reach, or without this config or split
+    except (OSError, ValueError, DatasetsError) as error:  # not there, out of reach, no dataset, no such split
         raise BadRecord(
             f"{name}: neither a file nor a dataset that could be read from the hub: {str(error)[:300]}"
         ) from error
