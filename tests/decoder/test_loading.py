@@ -204,6 +204,13 @@ def without_a_tensor(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def prefixed(folder: Path) -> None:
+    """Of this tokenizer's reader, which is written in Rust, it is known that it panics."""
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["model"]["continuing_subword_prefix"] = "  "
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "no weights": lambda f: [path.unlink() for path in [*shards(f), f / "model.safetensors.index.json"]],
     "a shard is missing": lambda f: shards(f)[1].unlink(),
@@ -224,6 +231,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "the tokenizer is cut short": lambda f: cut(f / "tokenizer.json"),
     "the tokenizer is a list": lambda f: (f / "tokenizer.json").write_text("[]"),
     "the tokenizer's longest text is a list": lambda f: changed(f / "tokenizer_config.json", model_max_length=[1]),
+    "the tokenizer's vocabulary does not fit": prefixed,
     "the tokenizer's settings are cut short": lambda f: cut(f / "tokenizer_config.json"),
 }
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from errata.decoder.site import is_panic
 from errata.errors import ModelError, UnknownName, UnsupportedModel
 
 SHARED_OPTIONS = frozenset(
@@ -49,7 +50,9 @@ def load(
         )
     except ModelError:
         raise
-    except Exception as error:  # transformers and its readers raise whatever a damaged file makes them stumble over
+    except BaseException as error:  # its readers raise whatever a damaged file makes them stumble over
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         raise ModelError(f"{name}: not loaded as a causal language model: {in_brief(error)}") from error
     model, report = loaded
     _check_whole(name, report)

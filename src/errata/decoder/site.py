@@ -104,7 +104,9 @@ class Tokens:
         self._bos_text: str = getattr(tokenizer, "bos_token", None) or ""
         try:
             one, plain = self._encode("a"), self._encode("a", specials=False)
-        except Exception as error:  # a damaged tokenizer stumbles over anything, and only when it is used
+        except BaseException as error:  # a damaged tokenizer stumbles over anything, and only when it is used
+            if not isinstance(error, Exception) and not is_panic(error):
+                raise
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:SHOWN]
             raise ModelError(f"the tokenizer cannot encode a text: {reason}") from error
         self._front = len(one) - len(plain) - self._specials_behind(one, plain)
@@ -200,3 +202,8 @@ class Tokens:
             essence=self.locate(ESSENCE, fact.subject),
             target=tuple(self.answer(fact.target_new)),
         )
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether code in Rust (tokenizers, safetensors) gave up; what it then raises is no Exception."""
+    return type(error).__name__ == "PanicException"
