@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from errata import delta
 from errata.errors import StatisticsError, StoreError
-from errata.statistics import Accumulator, KeyStatistics
+from errata.statistics import Accumulator, KeyStatistics, triangle
 
 
 def keys(count: int = 60, inner: int = 7, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -169,3 +169,9 @@ def test_a_damaged_file_is_an_error_with_its_path(tmp_path) -> None:
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(StoreError, match=r"layer3\.safetensors: could not be read"):
         KeyStatistics.load(path)
+
+
+@pytest.mark.parametrize("inner", [1, 5, 300, 1100])
+def test_what_an_accumulator_keeps_is_as_large_as_it_is_reckoned(inner: int) -> None:
+    strips = Accumulator(inner)._strips.values()
+    assert triangle(inner) == sum(strip.numel() for strip in strips) >= inner * (inner + 1) // 2
