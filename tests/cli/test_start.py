@@ -15,7 +15,7 @@ import errata.cli.study
 from errata.cli.app import app
 from errata.study import STUDIES
 
-VERBS = ["demo", "edit", "evaluate", "bench", "study", "report", "statistics", "doctor", "methods", "store"]
+VERBS = ["demo", "edit", "export", "evaluate", "bench", "study", "report", "statistics", "doctor", "methods", "store"]
 HEAVY = "torch", "transformers", "accelerate", "matplotlib", "datasets", "numpy"
 
 CODE = """

@@ -15,6 +15,7 @@ from errata.cli.doctor import doctor
 from errata.cli.edit import edit
 from errata.cli.ending import TRACEBACK, epilogue, one_line_per_error
 from errata.cli.evaluate import evaluate
+from errata.cli.export import export
 from errata.cli.methods import methods
 from errata.cli.report import report
 from errata.cli.statistics import statistics
@@ -25,7 +26,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Edit facts into language models by changing their weights, and measure what else changes.",
 )
-for verb in (demo, edit, evaluate, bench, study, report, statistics, doctor, methods):
+for verb in (demo, edit, export, evaluate, bench, study, report, statistics, doctor, methods):
     app.command()(verb)
 app.add_typer(store_app, name="store")
 

@@ -25,7 +25,7 @@ NARROW = (torch.bfloat16, torch.float16)
 NOT_COMPUTED = {
     # names, paths, and who wrote the file
     *("_name_or_path", "name_or_path", "architectures", "auto_map", "transformers_version", "_commit_hash"),
-    *("tokenizer_class", "model_name"),
+    *("tokenizer_class", "model_name", "_model_name_or_path"),
     # what values are stored in: the weights tell, and keys name the dtype beside
     *("dtype", "torch_dtype"),
     # which of several equal ways to compute is taken, and what is returned besides logits

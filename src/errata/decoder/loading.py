@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from errata.decoder.gguf import check_readable, dequantised, gguf_path, without_quantiser
 from errata.decoder.site import is_panic
 from errata.errors import ModelError, UnknownName, UnsupportedModel
 
@@ -40,13 +41,18 @@ def load(
     device = None if device is None else device_of(device)
     shared = {key: value for key, value in options.items() if key in SHARED_OPTIONS}
     shared["trust_remote_code"] = trust_remote_code
+    place = name
     try:
-        config = AutoConfig.from_pretrained(name, **shared)
+        if file := gguf_path(name, options, shared):
+            check_readable(file)
+            place, options = str(file.parent), {**options, **dequantised(options)}
+            shared["gguf_file"], chosen = file.name, torch.float32 if chosen == "auto" else chosen
+        config = AutoConfig.from_pretrained(place, **shared)
         if not trust_remote_code:
             _refuse_kernels(name, config, options.get("attn_implementation"))
-        tokenizer = tokenizer or AutoTokenizer.from_pretrained(name, **shared)
+        tokenizer = tokenizer or AutoTokenizer.from_pretrained(place, **shared)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name, config=config, dtype=chosen, output_loading_info=True, **{**shared, **options}
+            place, config=config, dtype=chosen, output_loading_info=True, **{**options, **shared}
         )
     except ModelError:
         raise
@@ -56,6 +62,8 @@ def load(
         raise ModelError(f"{name}: not loaded as a causal language model: {in_brief(error)}") from error
     model, report = loaded
     _check_whole(name, report)
+    if "gguf_file" in shared:
+        without_quantiser(model)
     if device is not None:
         nn.Module.to(model, device)
     return model, tokenizer

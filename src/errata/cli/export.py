@@ -1,0 +1,58 @@
+"""errata export: write an edit for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from errata.cli.console import fleet, lines, say
+from errata.cli.ending import INCOMPLETE
+from errata.cli.options import Device, Dtype, Layout, Trust
+
+
+def export(
+    edit: Annotated[Path, typer.Argument(help="Folder of a saved edit.")],
+    to: Annotated[str, typer.Option("--to", help="What to write: gguf, an edited model for llama.cpp and Ollama.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file or folder to write.")],
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="The unedited model that the edit was made for; for gguf its GGUF file. Default: as it was named when "
+            "the edit was made."
+        ),
+    ] = None,
+    type: Annotated[
+        str | None,
+        typer.Option(
+            "--type",
+            help="gguf: how to store edited matrices: same (as the file has them), q8_0, f16 and others. Default: the "
+            "smallest that keeps every fact.",
+        ),
+    ] = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    layout: Layout = None,
+    trust_remote_code: Trust = False,
+) -> None:
+    """Write an edit in a form that other programs take, and show what that form keeps of it."""
+    from errata.cli.work.opening import open_decoder
+    from errata.editors.saved import load_edit
+    from errata.export.base import base_of, change_of_weights
+    from errata.export.forms import form_of
+
+    form = form_of(to, {"type": type})
+    change = change_of_weights(load_edit(edit), to)
+    model = base_of(change, base)
+    form.check(model, output)
+    decoder = open_decoder(model, dtype, device, trust_remote_code, layout)
+    if not fleet().leads:
+        return
+    written = form.write(change, decoder, output)
+    for note in written.notes:
+        say(note, "yellow")
+    lines(written.lines)
+    say(f"written to {output}")
+    if not written.complete:
+        raise typer.Exit(INCOMPLETE)

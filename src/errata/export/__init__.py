@@ -1,0 +1,1 @@
+"""Export: an edit in the forms that other programs take. `errata.export.forms` lists them."""

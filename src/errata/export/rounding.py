@@ -1,0 +1,122 @@
+"""Rounding: what each type of GGUF leaves of an edit, in the edit's own keys and in facts that hold; which to take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from gguf import MODEL_ARCH_NAMES, GGUFReader, get_tensor_name_map, quants
+from gguf.gguf_reader import ReaderTensor
+from torch import Tensor
+
+from errata.decoder.decoder import Decoder
+from errata.decoder.gguf import architecture_of
+from errata.delta import WeightDelta
+from errata.editors.base import WeightEdit
+from errata.errors import UnsupportedModel, WrongModel
+from errata.export.base import changed, held_by
+from errata.export.stored import WRITABLE, Stored, stored, values_of
+from errata.fact import Fact
+
+SAME = "same"
+TRIED = (SAME, "q8_0", "f16")
+"""What is tried if no type is asked for."""
+
+Tensors = Mapping[str, ReaderTensor]
+"""Edited parameter -> the tensor of the file that holds it."""
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """An edit in one type: the matrices as they are stored, the facts that then hold, and what rounding changes."""
+
+    type: str
+    matrices: Mapping[str, Stored]
+    held: frozenset[Fact]
+    residual: float | None
+    """|E K| / |dW K| (Frobenius), where E is what rounding changes and K are the edit's keys; None without keys."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the edited matrices."""
+        return sum(matrix.data.nbytes for matrix in self.matrices.values())
+
+
+def tensors_of(edit: WeightEdit, decoder: Decoder, reader: GGUFReader) -> dict[str, ReaderTensor]:
+    """The tensors of the parameters that the edit changes; of those to which it adds nothing, none.
+
+    Raises UnsupportedModel for a parameter that the file does not hold, WrongModel if it holds other values than those
+    that the model computes with: then a name or an orientation is not what it is taken for.
+    """
+    architecture = architecture_of(reader, decoder.name)
+    kind = next(kind for kind, name in MODEL_ARCH_NAMES.items() if name == architecture)
+    names = get_tensor_name_map(kind, decoder.depth)
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    changing = [parameter for parameter, change in edit.delta.changes.items() if change.any()]
+    of = {parameter: names.get_name(parameter, try_suffixes=(".weight",)) for parameter in changing}
+    for parameter, name in of.items():
+        if name not in tensors:
+            raise UnsupportedModel(
+                f"{decoder.name}: has no tensor for {parameter}, which the edit changes (in GGUF its name is {name}). "
+                "Nothing was written."
+            )
+        own = _original(decoder, parameter)
+        if not torch.equal(values_of(tensors[str(name)]).to(own.dtype), own):
+            raise WrongModel(f"{decoder.name}: {name} holds other values than {parameter}. Nothing was written.")
+    return {parameter: tensors[str(name)] for parameter, name in of.items()}
+
+
+def types_to_try(tensors: Tensors) -> list[str]:
+    """TRIED without what cannot be written, and what would hold the matrices in fewer bits than the file does."""
+    kinds = {tensor.tensor_type for tensor in tensors.values()}
+    least = max((_bits(kind.name) for kind in kinds), default=0.0)
+    same = all(kind.name.lower() in WRITABLE for kind in kinds)
+    names = [name for name in TRIED if (same if name == SAME else _bits(name) >= least)]
+    return names or ["f32"]
+
+
+def rounded(edit: WeightEdit, decoder: Decoder, tensors: Tensors, type: str) -> Rounded:
+    """The edit in one type, and what comes of it, asked of the decoder. Raises UnsupportedModel, NotFinite."""
+    matrices, changes, errors = {}, {}, {}
+    for parameter, tensor in tensors.items():
+        kind = tensor.tensor_type.name.lower() if type == SAME else type
+        if kind not in WRITABLE:
+            raise UnsupportedModel(
+                f"{tensor.name} is stored as {kind.upper()}, which can be read but not written. Nothing was written. "
+                "Use --type q8_0 or f16."
+            )
+        before, change = values_of(tensor), edit.delta.changes[parameter].float().cpu()
+        matrices[parameter] = stored(before + change, kind, tensor.name)
+        changes[parameter] = matrices[parameter].values - before
+        errors[parameter] = changes[parameter] - change
+    with changed(decoder, WeightDelta(edit.delta.fingerprint, changes)):
+        held = held_by(decoder, edit.facts)
+    return Rounded(type, matrices, held, _residual(edit, decoder, errors))
+
+
+def smallest(tried: Sequence[Rounded], wanted: frozenset[Fact]) -> Rounded:
+    """The smallest with which every wanted fact holds; if there is none, the one with which most do."""
+    return min(tried, key=lambda one: (len(wanted - one.held), one.size))
+
+
+def _original(decoder: Decoder, parameter: str) -> Tensor:
+    """The values of a parameter of the unedited model, [model, inner]."""
+    values = decoder.weights.original(parameter)
+    return (values.T if decoder.weights.is_transposed(parameter) else values).cpu()
+
+
+def _residual(edit: WeightEdit, decoder: Decoder, errors: Mapping[str, Tensor]) -> float | None:
+    layers = {decoder.parameter_name(layer): keys.float().cpu() for layer, keys in edit.keys.items()}
+    known = [name for name in errors if name in layers]
+    if not known:
+        return None
+    lost = sum(float((layers[name] @ errors[name].T).square().sum()) for name in known)
+    moved = sum(float((layers[name] @ edit.delta.changes[name].float().cpu().T).square().sum()) for name in known)
+    return (lost / moved) ** 0.5 if moved else None
+
+
+def _bits(type: str) -> float:
+    """Bits per value."""
+    values, size = quants.GGML_QUANT_SIZES[getattr(quants.GGMLQuantizationType, type.upper())]
+    return 8 * size / values
