@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,23 @@ def gguf_model(family: str) -> PreTrainedModel:
     return tiny_model(family, **(GPT2 if family == "gpt2" else SIZES | tied)).float()
 
 
-def write_gguf(path: Path, family: str = "llama", type: str = "f32", model: PreTrainedModel | None = None) -> Path:
-    """A model's GGUF file: vectors as F32, matrices in `type`, two more entries in the metadata than are needed."""
+def write_gguf(
+    path: Path,
+    family: str = "llama",
+    type: str = "f32",
+    model: PreTrainedModel | None = None,
+    entries: Mapping[str, str | int | float] | None = None,
+    tensors: Mapping[str, np.ndarray] | None = None,
+    random_q6_k: str = "none",
+) -> Path:
+    """A model's GGUF file: vectors as F32, matrices in `type`; and what else is given."""
     model = gguf_model(family) if model is None else model
     writer = GGUFWriter(path, family)
     writer.add_name("tiny")
     writer.add_string("errata.test.note", "kept — byte for byte")
+    for key, value in (entries or {}).items():
+        add = {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32}[value.__class__]
+        add(key, value)
     _add_sizes(writer, model.config)
     _add_tokenizer(writer, bos=family == "llama")
     kind = next(kind for kind, name in MODEL_ARCH_NAMES.items() if name == family)
@@ -39,12 +51,23 @@ def write_gguf(path: Path, family: str = "llama", type: str = "f32", model: PreT
             array = _as_llama_cpp_keeps_it(parameter, values.float().numpy(), model)
             kept = GGMLQuantizationType[type.upper()] if array.ndim == 2 else GGMLQuantizationType.F32
             data = quants.quantize(np.ascontiguousarray(array), kept)
+            if random_q6_k in name:
+                kept, data = GGMLQuantizationType.Q6_K, _random_q6_k(*array.shape)
             writer.add_tensor(name, data, raw_dtype=kept)
+    for name, array in (tensors or {}).items():
+        writer.add_tensor(name, array)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def _random_q6_k(rows: int, columns: int) -> np.ndarray:
+    """Blocks of 256 values in 210 bytes, the last two of which are their scale."""
+    blocks = np.random.default_rng(0).integers(0, 256, (rows, columns // 256, 210), dtype=np.uint8)
+    blocks[..., -2:] = np.array([1e-4], dtype=np.float16).view(np.uint8)
+    return blocks.reshape(rows, -1)
 
 
 def _add_sizes(writer: GGUFWriter, config: Any) -> None:

@@ -249,6 +249,7 @@ class Editor:
     def _manifest(self, facts: Sequence[Fact], schedule: Schedule) -> dict[str, Any]:
         made: dict[str, Any] = {
             "model": self.decoder.name,
+            **({"origin": self.decoder.origin} if self.decoder.origin else {}),
             "identity": self.decoder.described().to_json(),
             "dtype": str(self.decoder.dtype).removeprefix("torch."),
             "method": self.method,

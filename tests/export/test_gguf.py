@@ -7,17 +7,21 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 import torch
 
 from errata import Decoder, Fact, WeightEdit
 from errata.delta import WeightDelta
+from errata.editors.side_memory import SideMemory
+from errata.errors import ModelError, NotFinite, StoreError, UnknownName, UnsupportedModel, WrongEdit, WrongModel
+from errata.export.base import change_of_weights
+from errata.export.forms import form_of
 from errata.export.gguf import Gguf
-from tests.gguf_files import gguf_model, write_gguf
-from tests.models import tiny_corpus, tiny_tokenizer
-
-gguf = pytest.importorskip("gguf")
+from errata.export.stored import write_with
+from tests.gguf_files import SIZES, gguf_model, write_gguf
+from tests.models import tiny_corpus, tiny_model, tiny_tokenizer
 
 FAMILIES = ("llama", "qwen2", "gpt2")
 LAYERS = (1, 2)
@@ -55,15 +59,6 @@ def with_facts(edit: WeightEdit, decoder: Decoder) -> WeightEdit:
 
 def tensors(path: Path) -> dict[str, tuple[str, bytes]]:
     return {t.name: (t.tensor_type.name, t.data.tobytes()) for t in gguf.GGUFReader(path).tensors}
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_file_of_llama_cpp_becomes_the_model_that_it_was_made_of(family: str, files: Mapping[str, Path]) -> None:
-    read = Decoder.from_pretrained(files[family])
-    own = Decoder(gguf_model(family), tiny_tokenizer(bos=family == "llama"))
-    assert read.identity.weights == own.identity.weights
-    text = "Velm is a city in"
-    assert read.token_ids(text) == own.token_ids(text)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -149,3 +144,99 @@ def gguf_stored(width: int) -> Any:
     from errata.export.stored import stored
 
     return stored(torch.ones(2, width), "q8_0", "w")
+
+
+# -- refusals ------------------------------------------------------------------------------------------
+
+
+def test_the_base_is_never_written_over_and_nothing_else_is(files: Mapping[str, Path], tmp_path: Path) -> None:
+    before = files["llama"].read_bytes()
+    with pytest.raises(StoreError, match="is the base itself; nothing was written"):
+        Gguf().check(str(files["llama"]), files["llama"])
+    (tmp_path / "link.gguf").symlink_to(files["llama"])
+    with pytest.raises(StoreError, match="is the base itself"):
+        Gguf().check(str(files["llama"]), tmp_path / "link.gguf")
+    (tmp_path / "other.gguf").write_text("another model")
+    decoder = Decoder.from_pretrained(files["llama"])
+    with pytest.raises(StoreError, match="exists; nothing was written"):
+        Gguf().write(edit_of(decoder), decoder, tmp_path / "other.gguf")
+    assert (tmp_path / "other.gguf").read_text() == "another model"
+    assert files["llama"].read_bytes() == before
+
+
+def test_an_edit_of_another_model_is_refused(files: Mapping[str, Path], tmp_path: Path) -> None:
+    other = Decoder.from_pretrained(write_gguf(tmp_path / "other.gguf", type="q8_0"))
+    decoder = Decoder.from_pretrained(files["llama"])
+    with pytest.raises(WrongModel, match="this edit was made for weights"):
+        Gguf().write(edit_of(other), decoder, tmp_path / "edited.gguf")
+    assert not (tmp_path / "edited.gguf").exists()
+
+
+def test_an_edit_of_the_checkpoint_with_the_same_weights_is_taken_and_what_differs_is_told(
+    files: Mapping[str, Path], tmp_path: Path
+) -> None:
+    """A GGUF file rounds the epsilon of its norms to float32, and its tokenizer is put together anew."""
+    own = Decoder(gguf_model("llama"), tiny_tokenizer(bos=True))
+    decoder = Decoder.from_pretrained(files["llama"])
+    written = Gguf("f16").write(edit_of(own), decoder, tmp_path / "edited.gguf")
+    assert "another tokenizer" in written.notes[0]
+    assert "rms_norm_eps is 9.999999974752427e-07, expected 1e-06" in written.notes[1]
+    edit_of(decoder).put_on(decoder)
+    read = Decoder.from_pretrained(tmp_path / "edited.gguf")
+    torch.testing.assert_close(read.weight(1), decoder.weight(1), atol=1e-3, rtol=0)
+
+
+def test_a_side_memory_is_refused_with_the_reason() -> None:
+    memory = SideMemory("base", 1, "silu", ())
+    with pytest.raises(WrongEdit, match="is a SideMemory: it decides for each prompt which of two matrices"):
+        change_of_weights(memory, "gguf")
+
+
+def test_a_type_that_cannot_be_written_is_refused_with_what_can(tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match=r"unknown type 'q4_k'.*'q4_0'"):
+        Gguf("q4_k").check("model.gguf", tmp_path / "edited.gguf")
+    with pytest.raises(UnknownName, match=r"unknown form 'ggfu'.*'gguf'"):
+        form_of("ggfu", {})
+    with pytest.raises(ModelError, match="model: not a GGUF file"):
+        Gguf().check("model", tmp_path / "edited.gguf")
+
+
+def test_matrices_of_a_type_that_is_only_read_are_not_kept_as_they_are(tmp_path: Path) -> None:
+    """The file's own type is one that nothing here can write; the types that are tried leave it out."""
+    model = tiny_model("llama", **{**SIZES, "intermediate_size": 256}).float()
+    base = write_gguf(tmp_path / "base.gguf", "llama", "f32", model, random_q6_k="ffn_down")
+    decoder = Decoder.from_pretrained(base)
+    edit = edit_of(decoder)
+    with pytest.raises(UnsupportedModel, match=r"blk.1.ffn_down.weight is stored as Q6_K.*Use --type q8_0 or f16"):
+        Gguf("same").write(edit, decoder, tmp_path / "edited.gguf")
+    written = Gguf().write(edit, decoder, tmp_path / "edited.gguf")
+    assert [name for name, _ in written.lines if name.startswith("as ")] == ["as q8_0", "as f16"]
+    assert not decoder.is_edited
+
+
+def test_rows_that_fit_no_block_are_refused(tmp_path: Path) -> None:
+    model = tiny_model("llama", **{**SIZES, "intermediate_size": 80}).float()
+    decoder = Decoder.from_pretrained(write_gguf(tmp_path / "base.gguf", "llama", "f32", model))
+    with pytest.raises(UnsupportedModel, match="rows of 80 values, which q8_0 cannot hold"):
+        Gguf("q8_0").write(edit_of(decoder), decoder, tmp_path / "edited.gguf")
+    assert not list(tmp_path.glob("*edited*"))
+
+
+def test_values_beyond_a_type_are_refused(files: Mapping[str, Path], tmp_path: Path) -> None:
+    decoder = Decoder.from_pretrained(files["llama"])
+    with pytest.raises(NotFinite, match="values too large for f16"):
+        Gguf("f16").write(edit_of(decoder, size=1e6), decoder, tmp_path / "edited.gguf")
+    assert not decoder.is_edited
+    assert not list(tmp_path.iterdir())
+
+
+def test_tensors_that_overlap_are_refused(files: Mapping[str, Path], tmp_path: Path) -> None:
+    damaged = tmp_path / "base.gguf"
+    content = bytearray(files["llama"].read_bytes())
+    tensor = gguf.GGUFReader(files["llama"]).tensors[1]
+    place = tensor.field.offset + sum(part.nbytes for part in tensor.field.parts[:-1])
+    content[place : place + 8] = bytes(8)  # the second tensor now lies where the first one does
+    damaged.write_bytes(content)
+    with pytest.raises(ModelError, match="overlaps the tensor behind it"):
+        write_with(gguf.GGUFReader(damaged), {}, tmp_path / "edited.gguf")
+    assert not (tmp_path / "edited.gguf").exists()

@@ -48,6 +48,8 @@ class Decoder(Passes):
         super().__init__(bare_model(model, tokenizer), layout, name)
         self.tokenizer = tokenizer
         self.tokens = Tokens(tokenizer, self.positions)
+        self.origin: dict[str, str] = {}
+        """Where weights are from that were stored in another way than as a checkpoint, for the record of an edit."""
         self._known: dict[tuple[int, ...], Tensor] = {}
         self._known_of: object = None
         self._identity: tuple[object, Identity] | None = None
@@ -64,7 +66,8 @@ class Decoder(Passes):
         trust_remote_code: bool = False,
         **options: Any,
     ) -> Decoder:
-        """Load a checkpoint folder or hub name; `dtype` None keeps the checkpoint's own.
+        """Load a checkpoint folder, a hub name or a GGUF file, which is de-quantised; `dtype` None keeps the
+        checkpoint's own, and float32 for a GGUF file.
 
         `tokenizer`: in place of the checkpoint's. `layout`: where the model's parts are, if it is of no known family
         (`DecoderLayout.read`). `options`: those of transformers, such as `revision`, `token`,
@@ -75,8 +78,10 @@ class Decoder(Passes):
         Raises UnknownName for an option that is not known, ModelError if transformers cannot load it.
         """
         given = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
-        model, tokenizer = load(str(name), tokenizer, **given, options=options)  # type: ignore[arg-type]
-        return cls(model, tokenizer, layout, str(name))
+        model, tokenizer, origin = load(str(name), tokenizer, **given, options=options)  # type: ignore[arg-type]
+        decoder = cls(model, tokenizer, layout, str(name))
+        decoder.origin = origin
+        return decoder
 
     @property
     def identity(self) -> Identity:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +64,7 @@ def open_gguf(path: str | Path) -> GGUFReader:
     return reader
 
 
-def check_readable(path: Path) -> GGUFReader:
+def readable_gguf(path: Path) -> GGUFReader:
     """The file, if it is one that transformers can make a model of. Raises UnsupportedModel, ModelError."""
     reader = open_gguf(path)
     architecture = architecture_of(reader, path)
@@ -74,9 +74,9 @@ def check_readable(path: Path) -> GGUFReader:
             f"{path}: its architecture is {printable(architecture)}, which transformers cannot read from GGUF, only "
             f"{', '.join(sorted(known))}. Nothing was loaded. Use the model's original checkpoint."
         )
-    kind = _text(reader, "general.type")
+    kind = text_of(reader, "general.type")
     if kind not in (None, "model"):
-        raise UnsupportedModel(f"{path}: holds a {kind}, not a model. Nothing was loaded.")
+        raise UnsupportedModel(f"{path}: its general.type is {printable(kind)}, expected a model. Nothing was loaded.")
     if (parts := _number(reader, "split.count")) > 1:
         raise UnsupportedModel(
             f"{path}: one of {parts} parts of a model. Join them with llama-gguf-split --merge. Nothing was loaded."
@@ -86,10 +86,15 @@ def check_readable(path: Path) -> GGUFReader:
 
 def architecture_of(reader: GGUFReader, path: str | Path) -> str:
     """llama.cpp's name of the architecture. Raises ModelError if the file names none."""
-    architecture = _text(reader, "general.architecture")
+    architecture = text_of(reader, "general.architecture")
     if architecture is None:
         raise ModelError(f"{path}: does not name its architecture; it is damaged or holds no model.")
     return architecture
+
+
+def origin_of(path: Path, reader: GGUFReader) -> dict[str, str]:
+    """Where the weights are from, for the record of an edit."""
+    return {"file": str(path), "format": "GGUF, de-quantised", "types": types_in(reader)}
 
 
 def types_in(reader: GGUFReader) -> str:
@@ -120,6 +125,28 @@ def without_quantiser(model: Any) -> None:
         del model.config.quantization_config
 
 
+def check_all_read(model: Any, reader: GGUFReader, path: Path) -> None:
+    """Raises UnsupportedModel for a tensor of the file that is no parameter of the model made of it."""
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+
+    architecture = architecture_of(reader, path)
+    kind = next(kind for kind, name in MODEL_ARCH_NAMES.items() if name == architecture)
+    names = get_tensor_name_map(kind, model.config.get_text_config(decoder=True).num_hidden_layers)
+    read = {names.get_name(part, try_suffixes=(".weight", ".bias")) for part in _names(model)} | {"rope_freqs.weight"}
+    if left := sorted({tensor.name for tensor in reader.tensors} - read):
+        raise UnsupportedModel(
+            f"{path}: transformers leaves out {len(left)} of its tensors, such as {left[0]}; the model would not be "
+            "the one that llama.cpp runs. Use the model's original checkpoint."
+        )
+
+
+def _names(model: Any) -> Iterator[str]:
+    """Names of all parameters, and what they are called seen from within the parts of the model."""
+    for name in model.state_dict():
+        parts = name.split(".")
+        yield from (".".join(parts[i:]) for i in range(len(parts) - 1))
+
+
 def _architectures() -> set[str]:
     """Names of architectures, as llama.cpp writes them, that transformers makes a model of."""
     from transformers import modeling_gguf_pytorch_utils as reading
@@ -133,7 +160,8 @@ def _architectures() -> set[str]:
     return {spelt.get(name, name) for name in legacy} | set(GGUF_CONFIG_ARCHS)
 
 
-def _text(reader: GGUFReader, key: str) -> str | None:
+def text_of(reader: GGUFReader, key: str) -> str | None:
+    """An entry of the metadata; None if there is none of this name."""
     field = reader.get_field(key)
     return None if field is None else str(field.contents())
 

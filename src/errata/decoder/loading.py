@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from errata.decoder.gguf import check_readable, dequantised, gguf_path, without_quantiser
+from errata.decoder.gguf import (
+    check_all_read,
+    dequantised,
+    gguf_path,
+    origin_of,
+    readable_gguf,
+    without_quantiser,
+)
+from errata.decoder.gguf_rope import restore_rope
 from errata.decoder.site import is_panic
 from errata.errors import ModelError, UnknownName, UnsupportedModel
 
@@ -34,39 +43,66 @@ def load(
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
     options: Mapping[str, Any],
-) -> tuple[PreTrainedModel, Any]:
-    """Model and tokenizer. Raises UnknownName or ModelError before anything is loaded, ModelError if it cannot be."""
+) -> tuple[PreTrainedModel, Any, dict[str, str]]:
+    """Model, tokenizer, and what an edit's record says of where they are from, beyond the name.
+
+    Raises UnknownName or ModelError before anything is loaded, ModelError if it cannot be.
+    """
     check_options(options)
     chosen = _dtype(dtype)
     device = None if device is None else device_of(device)
     shared = {key: value for key, value in options.items() if key in SHARED_OPTIONS}
     shared["trust_remote_code"] = trust_remote_code
-    place = name
+    origin: dict[str, str] = {}
     try:
         if file := gguf_path(name, options, shared):
-            check_readable(file)
-            place, options = str(file.parent), {**options, **dequantised(options)}
-            shared["gguf_file"], chosen = file.name, torch.float32 if chosen == "auto" else chosen
-        config = AutoConfig.from_pretrained(place, **shared)
-        if not trust_remote_code:
-            _refuse_kernels(name, config, options.get("attn_implementation"))
-        tokenizer = tokenizer or AutoTokenizer.from_pretrained(place, **shared)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            place, config=config, dtype=chosen, output_loading_info=True, **{**options, **shared}
-        )
+            model, tokenizer, report, origin = _from_gguf(file, tokenizer, chosen, options, trust_remote_code)
+        else:
+            model, tokenizer, report = _from_checkpoint(name, tokenizer, chosen, {**options, **shared}, shared)
     except ModelError:
         raise
     except BaseException as error:  # its readers raise whatever a damaged file makes them stumble over
         if not isinstance(error, Exception) and not is_panic(error):
             raise
         raise ModelError(f"{name}: not loaded as a causal language model: {in_brief(error)}") from error
-    model, report = loaded
     _check_whole(name, report)
-    if "gguf_file" in shared:
-        without_quantiser(model)
     if device is not None:
         nn.Module.to(model, device)
-    return model, tokenizer
+    return model, tokenizer, origin
+
+
+def _from_checkpoint(
+    name: str, tokenizer: Any, dtype: torch.dtype | str, options: dict[str, Any], shared: dict[str, Any]
+) -> tuple[PreTrainedModel, Any, Mapping[str, Any]]:
+    """Model, tokenizer, and what transformers reports of loading."""
+    config = AutoConfig.from_pretrained(name, **shared)
+    if not shared["trust_remote_code"]:
+        _refuse_kernels(name, config, options.get("attn_implementation"))
+    tokenizer = tokenizer or AutoTokenizer.from_pretrained(name, **shared)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        name, config=config, dtype=dtype, output_loading_info=True, **options
+    )
+    return loaded[0], tokenizer, loaded[1]
+
+
+def _from_gguf(
+    file: Path, tokenizer: Any, dtype: torch.dtype | str, options: Mapping[str, Any], trusted: bool
+) -> tuple[PreTrainedModel, Any, Mapping[str, Any], dict[str, str]]:
+    """The same of a GGUF file, and where the weights are from. They are float32 unless a dtype is asked for."""
+    reader = readable_gguf(file)
+    here: dict[str, Any] = {"gguf_file": file.name}
+    given = {key: value for key, value in options.items() if key not in SHARED_OPTIONS} | dequantised(options) | here
+    if not trusted:
+        _refuse_kernels(str(file), None, options.get("attn_implementation"))
+    config = AutoConfig.from_pretrained(file.parent, **here)
+    restore_rope(config, reader, file)
+    tokenizer = tokenizer or AutoTokenizer.from_pretrained(file.parent, **here)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        file.parent, config=config, dtype=torch.float32 if dtype == "auto" else dtype, output_loading_info=True, **given
+    )
+    check_all_read(loaded[0], reader, file)
+    without_quantiser(loaded[0])
+    return loaded[0], tokenizer, loaded[1], origin_of(file, reader)
 
 
 def check_options(options: Iterable[str], own: Iterable[str] = ()) -> None:

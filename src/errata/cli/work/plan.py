@@ -29,6 +29,7 @@ def findings(decoder: Decoder, recipe: Recipe) -> list[tuple[str, object]]:
     transposed = "Conv1D, transposed" if type(decoder.down_projection(0)).__name__ == "Conv1D" else "Linear"
     return [
         ("model", f"{decoder.name} ({decoder.model.config.model_type}, {how})"),
+        *([("weights", f"{decoder.origin['format']} from {decoder.origin['types']}")] if decoder.origin else []),
         ("blocks", f"{decoder.depth} at {layout.blocks}"),
         ("down-projection", f"{layout.down_projection} ({transposed}), {decoder.inner(0)} -> {decoder.width}"),
         ("final norm, head", f"{layout.final_norm}, {layout.head}"),
