@@ -20,6 +20,7 @@ FLOORS = {
         "errors",
         "description",
         "fact",
+        "form",
         "rows",
         "dataset",
         "delta",

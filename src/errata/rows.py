@@ -193,7 +193,12 @@ def _table(text: str, path: Path) -> list[Row]:
             f"line {line} with {len(cells)}: {printable(separator.join(cells))}. Put double quotes around a cell that "
             f"holds a {printable(separator)}"
         )
-    return [(f"{path.name}:{line}", dict(zip(names, cells, strict=True))) for line, cells in rows]
+    return [(f"{path.name}:{line}", _cells_by_name(names, cells)) for line, cells in rows]
+
+
+def _cells_by_name(names: list[str], cells: list[str]) -> dict[str, str]:
+    """A row. An empty `join` is left out: in a table it says nothing, in JSON that no space is put there."""
+    return {name: cell for name, cell in zip(names, cells, strict=True) if cell or name != "join"}
 
 
 def _cells(text: str, separator: str, path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -128,14 +128,15 @@ MQUAKE = {
     "new_answer_alias": ["King Sig", "Sig I"],
 }
 FACT = Fact("{} is a city in", "Velm", "Isk")
-ASKED = Fact("Where is {}?", "Velm", "Isk")
+SPACED = replace(FACT, join=" ")
+ASKED = Fact("Where is {}?", "Velm", "Isk", join=" ")
 
 LOADED: dict[str, Any] = {  # a record, and the cases it gives
     "errata": (PLAIN, Case(FACT, "0")),
     "rome": (
         ROME,
         Case(
-            FACT,
+            SPACED,
             "7",
             "Norland",
             ("Velm lies in", "The city of Velm is in"),
@@ -168,12 +169,12 @@ LOADED: dict[str, Any] = {  # a record, and the cases it gives
     ),
     "fe": (
         FE,
-        Case(FACT, "3", "Norland", ("Velm lies in",), ("Quill is a city in", "Brask is a city in")),
+        Case(SPACED, "3", "Norland", ("Velm lies in",), ("Quill is a city in", "Brask is a city in")),
     ),
     "fe zsre": (
         FE_ZSRE,
         Case(
-            FACT,
+            SPACED,
             "3",
             None,
             ("Velm lies in",),
@@ -184,7 +185,7 @@ LOADED: dict[str, Any] = {  # a record, and the cases it gives
     "easyedit": (
         EASYEDIT,
         Case(
-            FACT,
+            SPACED,
             "9",
             "Norland",
             ("Velm lies in",),
@@ -196,7 +197,7 @@ LOADED: dict[str, Any] = {  # a record, and the cases it gives
     "easyedit wikibigedit": (
         WIKIBIGEDIT,
         Case(
-            FACT,
+            SPACED,
             "0",
             None,
             ("Velm lies in",),
@@ -208,7 +209,7 @@ LOADED: dict[str, Any] = {  # a record, and the cases it gives
     "wikibigedit": (
         WIKIBIGEDIT_OWN,
         Case(
-            Fact("In which land is {}?", "Velm", "Isk"),
+            Fact("In which land is {}?", "Velm", "Isk", join=" "),
             "0",
             None,
             ("Velm lies where?",),
@@ -224,12 +225,12 @@ LOADED: dict[str, Any] = {  # a record, and the cases it gives
     "wikibigedit without a second hop": (
         WIKIBIGEDIT_OWN
         | {"mhop": float("nan"), "mhop_ans": float("nan"), "personas": None, "loc": None, "loc_ans": None},
-        Case(Fact("In which land is {}?", "Velm", "Isk"), "0", None, ("Velm lies where?",)),
+        Case(Fact("In which land is {}?", "Velm", "Isk", join=" "), "0", None, ("Velm lies where?",)),
     ),
     "knowedit": (
         KNOWEDIT,
         Case(
-            Fact("The land of {} is", "Velm", "Isk"),
+            Fact("The land of {} is", "Velm", "Isk", join=" "),
             "0",
             "Norland",
             ("Velm lies in",),
@@ -249,7 +250,7 @@ LOADED: dict[str, Any] = {  # a record, and the cases it gives
     "knowedit wikibio": (
         WIKIBIO,
         Case(
-            Fact("This is a text about velm. {}", "Velm", "is old."),
+            Fact("This is a text about velm. {}", "Velm", "is old.", join=" "),
             "0",
             None,
             (),
@@ -260,9 +261,9 @@ LOADED: dict[str, Any] = {  # a record, and the cases it gives
     ),
     "mquake": (
         MQUAKE,
-        Case(FACT, "2.1", "Norland", ("Where is Velm?",)),
+        Case(SPACED, "2.1", "Norland", ("Where is Velm?",)),
         Case(
-            Fact("{} is a city in", "Quill", "Isk"),
+            Fact("{} is a city in", "Quill", "Isk", join=" "),
             "2.2",
             "Norland",
             ("Where is Quill?",),
@@ -271,11 +272,11 @@ LOADED: dict[str, Any] = {  # a record, and the cases it gives
     ),
     "mquake of one fact": (
         MQUAKE | {"requested_rewrite": MQUAKE["requested_rewrite"][:1], "questions": []},  # type: ignore[index]
-        Case(FACT, "2", "Norland", ("Where is Velm?",)),
+        Case(SPACED, "2", "Norland", ("Where is Velm?",)),
     ),
     "fastedit": (
         {"prompt": "{} is a city in", "subject": "Velm", "target": "Isk", "queries": ["The city of {} is in"]},
-        Case(FACT, "0", None, ("The city of Velm is in",)),
+        Case(SPACED, "0", None, ("The city of Velm is in",)),
     ),
     "errata with the subject in its prompt": (PLAIN | {"prompt": "Velm is a city in"}, Case(FACT, "0")),
     "errata with targets as ROME requests write them": (
@@ -284,11 +285,11 @@ LOADED: dict[str, Any] = {  # a record, and the cases it gives
     ),
     "errata as written": (
         {"prompt": " def {}(x):\n", "subject": "double", "target_new": "    return x + x"},
-        Case(Fact("def {}(x):\n", "double", "    return x + x"), "0"),
+        Case(Fact(" def {}(x):\n", "double", "    return x + x"), "0"),
     ),
     "easyedit without a wording": (
         {name: EASYEDIT[name] for name in ("prompt", "subject", "target_new", "ground_truth")},
-        Case(FACT, "0", "Norland"),
+        Case(SPACED, "0", "Norland"),
     ),
     "easyedit request": (
         {name: EASYEDIT[name] for name in ("prompt", "subject", "target_new", "ground_truth")}
@@ -297,7 +298,7 @@ LOADED: dict[str, Any] = {  # a record, and the cases it gives
             "portability_inputs": {"one_hop": {"prompt": ["Velm's king is"], "ground_truth": ["Sig"]}},
         },
         Case(
-            FACT,
+            SPACED,
             "0",
             "Norland",
             neighbourhood=("Quill is in",),
@@ -359,7 +360,7 @@ def test_one_occurrence_of_the_subject_becomes_the_slot_and_the_text_stays(
     prompt: str, subject: str, slotted: str, spelt: str, tmp_path: Path
 ) -> None:
     [case] = read_cases(written(tmp_path, MEND | {"src": prompt, "subject": subject}))
-    assert case.fact == Fact(slotted, spelt, "Isk")
+    assert case.fact == Fact(slotted, spelt, "Isk", join=" ")
     assert case.fact.text == prompt
 
 

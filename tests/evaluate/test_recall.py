@@ -119,7 +119,7 @@ def test_a_tie_between_the_two_answers_is_a_failure(decoder: Decoder) -> None:
 
 def test_of_equal_logits_the_lower_token_id_is_the_argmax(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     decoder.model.lm_head.weight.data.zero_()
-    monkeypatch.setattr(decoder, "answer_ids", lambda answer: [int(answer)])
+    monkeypatch.setattr(decoder, "answer_ids", lambda answer, *_: [int(answer)])
     zero, one = Recall.ask(decoder, [Recall("Velm is", "0"), Recall("Velm is", "1")])
     assert zero.log_probabilities == one.log_probabilities
     assert (zero.exact, one.exact) == (True, False)
@@ -163,7 +163,7 @@ def test_progress_is_told_and_ends_at_the_whole(decoder: Decoder, cases: list[Ca
 
 
 def test_an_answer_without_tokens_is_refused(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoder, "answer_ids", lambda _answer: [])
+    monkeypatch.setattr(decoder, "answer_ids", lambda *_: [])
     with pytest.raises(UnusableFacts, match=r"'Isk' has no tokens: nothing to score"):
         Recall.ask(decoder, [Recall("Velm is", "Isk")])
 

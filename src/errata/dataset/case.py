@@ -86,12 +86,21 @@ class Case:
 
     def to_json(self) -> dict[str, Any]:
         """The record that `read_cases` reads back (format "errata")."""
-        row: dict[str, Any] = {"id": self.id, "prompt": self.fact.prompt, "subject": self.fact.subject}
-        row |= {"target_new": self.fact.target_new}
+        row: dict[str, Any] = {"id": self.id} | _asked(self.fact)
+        row |= {"subject": self.fact.subject, "target_new": self.fact.target_new}
+        row |= {} if self.fact.join is None else {"join": self.fact.join}
+        row |= {"end": True} if self.fact.end else {}
         rest = {name: getattr(self, name) for name in OPTIONAL_TEXT + OPTIONAL_LISTS}
         row |= {name: value if isinstance(value, str) else list(value) for name, value in rest.items() if value}
         checks = {f"{name}_checks": [check.to_json() for check in getattr(self, name)] for name in OPTIONAL_CHECKS}
         return row | {name: value for name, value in checks.items() if value}
+
+
+def _asked(fact: Fact) -> dict[str, Any]:
+    """The fields of a record that say what a model is asked."""
+    if fact.chat is None:
+        return {"prompt": fact.prompt}
+    return {"messages": [{"role": role, "content": text} for role, text in (*fact.chat, ("user", fact.prompt))]}
 
 
 OPTIONAL_TEXT = ("target_true",)

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from errata.dataset.case import Case, Check
 from errata.errors import UnknownName, UnusableFacts
-from errata.fact import problems_of
+from errata.fact import Asking, problems_of
 
 OnConflict = Literal["refuse", "first", "last"]
 
@@ -43,7 +43,7 @@ def settle(exams: Sequence[Exam], on_conflict: OnConflict) -> tuple[list[Case], 
         raise UnknownName("way to settle conflicts", on_conflict, get_args(OnConflict))
     if on_conflict == "refuse":
         _refuse(exams)
-    known: dict[tuple[str, str], _Kept] = {}
+    known: dict[Asking, _Kept] = {}
     agreeing, repeated = [], 0
     numbered = list(enumerate(exams))
     for i, exam in reversed(numbered) if on_conflict == "last" else numbered:
@@ -60,9 +60,9 @@ def settle(exams: Sequence[Exam], on_conflict: OnConflict) -> tuple[list[Case], 
     return [_asked(kept) for kept in ordered], _notes(len(exams), len(exams) - len(agreeing), repeated, on_conflict)
 
 
-def _contradicts(exam: Exam, known: Mapping[tuple[str, str], _Kept]) -> bool:
+def _contradicts(exam: Exam, known: Mapping[Asking, _Kept]) -> bool:
     """Whether a fact has another target than the kept fact of its prompt and subject, or than one of its own record."""
-    own: dict[tuple[str, str], Case] = {}
+    own: dict[Asking, Case] = {}
     for case in exam.cases:
         asked = case.fact.asked
         other = known[asked].case if asked in known else own.setdefault(asked, case)

@@ -41,9 +41,11 @@ class RecordFormat:
 def _errata(record: Record) -> Case:
     """A plain fact, or one with the prompts that examine it. The prompt has `{}`, or the subject itself.
 
-    Texts stay as they are written, spaces around the prompt aside.
+    Texts stay as they are written. `messages` in place of `prompt`: a chat, whose last turn is the prompt.
     """
-    fact = record.fact_inside(record.written("prompt").strip(" "), record.text("subject"), record.written("target_new"))
+    turns = record.turns()
+    prompt = record.written("prompt") if turns is None else turns[-1][1]
+    fact = record.fact_inside(prompt, record.text("subject"), record.written("target_new"), record.form())
     lists: dict[str, Any] = {name: record.texts(name, blanks=name.endswith("answers")) for name in OPTIONAL_LISTS}
     checks: dict[str, Any] = {
         name: tuple(
@@ -58,7 +60,7 @@ def _errata(record: Record) -> Case:
 def _flattened(record: Record) -> Case:
     """FE's files. `target_true` is "" in ZsRE, whose neighbour prompts end in "?" already."""
     return Case(
-        record.fact(*(record.text(name) for name in ("prompt", "subject", "target_new"))),
+        record.fact(record.text("prompt"), record.text("subject"), record.text("target_new")),
         record.id,
         record.maybe("target_true") or None,
         paraphrases=record.texts("paraphrase_prompts"),
@@ -205,7 +207,15 @@ def _question(text: str) -> str:
 
 _FACT = ("prompt", "subject", "target_new")
 
-_OPTIONAL = ("id", "case_id", *OPTIONAL_TEXT, *OPTIONAL_LISTS, *(f"{name}_checks" for name in OPTIONAL_CHECKS))
+_OPTIONAL = (
+    "id",
+    "case_id",
+    "join",
+    "end",
+    *OPTIONAL_TEXT,
+    *OPTIONAL_LISTS,
+    *(f"{name}_checks" for name in OPTIONAL_CHECKS),
+)
 _EASYEDIT = "rephrase_prompt|rephrase|locality_prompt|locality_inputs|portability_inputs|ground_truth"
 
 FORMATS: tuple[RecordFormat, ...] = (  # the first that fits is taken: special ones stand before general ones
@@ -226,7 +236,7 @@ FORMATS: tuple[RecordFormat, ...] = (  # the first that fits is taken: special o
         "wikibigedit", ("update", "subject", "ans"), _wikibigedit, "huggingface.co/datasets/lukasthede/WikiBigEdit"
     ),
     RecordFormat("fastedit", ("prompt", "subject", "target"), _fastedit, "github.com/hiyouga/FastEdit"),
-    RecordFormat("errata", _FACT, _errata, "Case.to_json", optional=_OPTIONAL),
+    RecordFormat("errata", ("prompt|messages", "subject", "target_new"), _errata, "Case.to_json", optional=_OPTIONAL),
 )
 
 
@@ -245,7 +255,9 @@ def format_of(where: str, row: dict[str, object]) -> RecordFormat:
             return each
     nearest = min(reversed(FORMATS), key=lambda each: len(each.lacks(row)) / len(each.fields))
     fields = ", ".join(map(printable, list(row)[:_MOST_FIELDS])) + ", ..." * (len(row) > _MOST_FIELDS)
-    lacking = " and ".join(f"{field!r}{_instead(field, row)}" for field in nearest.lacks(row))
+    lacking = " and ".join(
+        f"{' or '.join(map(repr, field.split('|')))}{_instead(field, row)}" for field in nearest.lacks(row)
+    )
     others = ", ".join(each.name for each in FORMATS if each is not nearest)
     raise BadRecord(
         f"{where}: fields {fields or 'none'} fit no format. Nearest is {nearest.name!r}, which also needs {lacking}. "
@@ -255,7 +267,8 @@ def format_of(where: str, row: dict[str, object]) -> RecordFormat:
 
 def misspelt(format: RecordFormat, names: Iterable[str]) -> dict[str, str]:
     """Fields that the format does not have, each with the field that is nearly written so."""
-    known = [*format.fields, *format.optional] if format.optional else []
+    fields = [name for field in format.fields for name in field.split("|")]
+    known = [*fields, *format.optional] if format.optional else []
     near = {name: get_close_matches(name, known, n=1, cutoff=0.8) for name in names if name not in known}
     return {name: close[0] for name, close in near.items() if close}
 

@@ -9,7 +9,12 @@ from typing import Any
 from errata.dataset.case import Check
 from errata.errors import BadRecord, printable
 from errata.fact import Fact
+from errata.form import JOINS, SPACED, Form, Turns
 from errata.rows import Number
+
+_JOIN_WORDS = {"none": "", "space": " "}
+_TRUTHS = {"": False, "true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+"""How a table's cell says yes or no."""
 
 
 @dataclass(frozen=True)
@@ -102,28 +107,53 @@ class Record:
         rows = [{prompt: one, answer: other} for one, other in zip(prompts, answers, strict=True)]
         return [pair for row in rows for pair in self._inside(self.row | row).pairs(prompt, answer)]
 
-    def fact(self, prompt: str, subject: str, target_new: str) -> Fact:
-        """A fact whose prompt has its `{}` already."""
-        fact = Fact(prompt, subject, target_new)
+    def fact(self, prompt: str, subject: str, target_new: str, form: Form = SPACED) -> Fact:
+        """A fact whose prompt has its `{}` already; of a benchmark, joined by one space, unless `form` says else."""
+        fact = Fact(prompt, subject, target_new, form.join, form.chat, form.end)
         if problems := fact.problems():
             raise BadRecord(f"{self.where} (id {self.shown_id}): {'; '.join(problems)}")
         return fact
 
-    def fact_inside(self, prompt: str, subject: str, target_new: str) -> Fact:
+    def fact_inside(self, prompt: str, subject: str, target_new: str, form: Form = SPACED) -> Fact:
         """A fact whose prompt holds the subject itself; `{}` takes the place of one occurrence.
 
         The first that stands alone as a word, else the first, else the first that differs in upper and lower
         case only (the fact's subject is then spelt as in the prompt, so that its text is the file's).
         """
         if "{}" in prompt:
-            return self.fact(prompt, subject, target_new)
+            return self.fact(prompt, subject, target_new, form)
         literal = re.escape(subject)
         for pattern in (rf"(?<!\w){literal}(?!\w)", literal, rf"(?i){literal}"):
             if match := re.search(pattern, prompt):
                 slotted = prompt[: match.start()] + "{}" + prompt[match.end() :]
-                return self.fact(slotted, match[0], target_new)
+                return self.fact(slotted, match[0], target_new, form)
         expected = f"expected it to occur in the prompt {printable(prompt)}, or '{{}}' to stand there in its place"
         raise self.wrong("subject", expected, printable(subject))
+
+    def form(self) -> Form:
+        """What the fields `join`, `messages` and `end` say of how prompt and target are put to a model."""
+        join = self.row.get("join")
+        join = _JOIN_WORDS.get(join, join) if isinstance(join, str) else join
+        if join is not None and join not in JOINS:
+            raise self.wrong("join", "expected '' (or 'none') or ' ' (or 'space')", printable(join))
+        end = self.row.get("end")
+        end = _TRUTHS.get(end.strip().lower(), end) if isinstance(end, str) else end
+        if end is not None and not isinstance(end, bool):
+            raise self.wrong("end", "expected true or false", printable(end))
+        turns = self.turns()
+        return Form(join, None if turns is None else turns[:-1], bool(end))
+
+    def turns(self) -> Turns | None:
+        """The conversation of the field `messages`, whose last turn is the user's; None where there is a prompt."""
+        if self.row.get("messages") is None:
+            return None
+        if self.row.get("prompt") is not None:
+            raise self.wrong("messages", "expected a prompt or messages, not both", "both")
+        turns = tuple((part.written("role"), part.written("content")) for part in self.parts("messages"))
+        if not turns or turns[-1][0] != "user":
+            last = f"a turn of {printable(turns[-1][0])} at its end" if turns else "no turns"
+            raise self.wrong("messages", "expected turns with role and content, the user's last", last)
+        return turns
 
     @property
     def shown_id(self) -> str:

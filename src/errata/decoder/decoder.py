@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from errata.decoder.passes import Passes
 from errata.decoder.site import Prompt, Tokens
 from errata.delta import WeightDelta
 from errata.errors import NotFinite, StoreError, UnsupportedModel, WrongModel
+from errata.form import AS_WRITTEN, SPACED, Form
 
 KEPT_LOGITS = 1 << 29
 UNITS_AT_ONCE = 1024
@@ -126,13 +128,21 @@ class Decoder(Passes):
 
     # -- text ------------------------------------------------------------------------------------------
 
-    def token_ids(self, text: str) -> list[int]:
-        """Ids of a prompt: the tokenizer's leading specials once, nothing behind."""
-        return self.tokens.prompt(text)
+    def token_ids(self, text: str, form: Form = AS_WRITTEN) -> list[int]:
+        """Ids of a prompt: the tokenizer's leading specials once, nothing behind; in a chat, of the conversation."""
+        return self.tokens.prompt(text, form)
 
-    def answer_ids(self, answer: str) -> list[int]:
-        """Ids of one space and the answer."""
-        return self.tokens.answer(answer)
+    def answer_ids(self, answer: str, prompt: str = "", form: Form = SPACED) -> list[int]:
+        """Ids of an answer as it continues a prompt; without one, of a space and the answer."""
+        return self.tokens.answer(answer, prompt, form)
+
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        """Ids at which the model stops to speak: those of its generation settings, the end of a text and of a turn."""
+        settings = self.model.generation_config
+        own = settings.eos_token_id if settings is not None else None
+        every = {*(own if isinstance(own, list) else [own]), self.tokens.end, self.tokens.chat.end}
+        return frozenset(token for token in every if token is not None)
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from typing import Any
@@ -158,7 +158,7 @@ class Passes(Anatomy):
             yield {layer: seen.pop(str(layer)).reshape(*ids.shape, -1)[real] for layer in layers}
 
     def generate(
-        self, rows: Sequence[Sequence[int]], n_tokens: int, stop: Sequence[int] | None = None
+        self, rows: Sequence[Sequence[int]], n_tokens: int, stop: Collection[int] | None = None
     ) -> list[list[int]]:
         """Greedy continuation of each row: the new ids only, ended before the first of `stop` (not included)."""
         made: list[list[int]] = [[] for _ in rows]

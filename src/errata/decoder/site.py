@@ -7,11 +7,13 @@ the prefix-length rule of method 1.2; the two disagree exactly if a token spans 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from errata.decoder.chat import Chat
 from errata.errors import ModelError, SubjectNotFound, UnusableFacts, printable
 from errata.fact import Fact, Problem
+from errata.form import AS_WRITTEN, SPACED, Form, joined
 
 SHOWN = 200
 """Characters of another library's message that an error shows."""
@@ -96,11 +98,11 @@ class Site:
 
 
 class Tokens:
-    """Text to ids by rules of our own: BOS exactly once, one space before an answer, no padding anywhere."""
+    """Text to ids by rules of our own: BOS exactly once, answers as they continue a prompt, no padding anywhere."""
 
     def __init__(self, tokenizer: Any, positions: int | None = None) -> None:
         """`positions`: tokens that the model can read of one text, None if there is no limit."""
-        self.tokenizer, self.positions = tokenizer, positions
+        self.tokenizer, self.positions, self.chat = tokenizer, positions, Chat(tokenizer)
         self._bos_text: str = getattr(tokenizer, "bos_token", None) or ""
         try:
             one, plain = self._encode("a"), self._encode("a", specials=False)
@@ -121,56 +123,132 @@ class Tokens:
         return list(self.tokenizer(text, add_special_tokens=specials)["input_ids"])
 
     def _clean(self, text: str) -> str:
-        while self._bos_text and text.startswith(self._bos_text):  # method 5.13: never two BOS
+        """Without a BOS text where the tokenizer puts one in front: never two (method 5.13)."""
+        while self._front and self._bos_text and text.startswith(self._bos_text):
             text = text[len(self._bos_text) :]
         return text
 
-    def prompt(self, text: str) -> list[int]:
-        """Ids of a prompt with the tokenizer's leading specials, none behind; trailing space removed."""
-        ids = self._encode(self._clean(text).rstrip(" "))
-        return ids[: len(ids) - self._behind]
+    def prompt(self, text: str, form: Form = AS_WRITTEN) -> list[int]:
+        """Ids of a prompt with the tokenizer's leading specials, none behind; spaces at its end belong to the answer.
+
+        In a chat, those of the conversation up to the answer, as the template writes it. Raises ModelError.
+        """
+        if form.chat is not None:
+            return self._encode(self.chat.asked(form.chat, text), specials=False)
+        return self._plain(text.rstrip(" "))
 
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """`prompt` for many texts, in one call of the tokenizer."""
         rows = self.tokenizer([self._clean(text).rstrip(" ") for text in texts], verbose=False)["input_ids"]
         return [list(row[: len(row) - self._behind]) for row in rows]
 
-    def answer(self, text: str) -> list[int]:
-        """Ids of one space and the answer, as they continue a text; no specials (method 1.1, 5.15, 5.16)."""
-        text = " " + text.strip()
+    def answer(self, text: str, prompt: str = "", form: Form = SPACED) -> list[int]:
+        """Ids of an answer as it continues a prompt, and of what ends it where the form has an end (method 1.1).
+
+        Those that it has in the text of both where the prompt's own ids begin that text; else those behind a letter.
+        Raises ModelError.
+        """
+        ending = self._ending(form) if form.end else []
+        text, whole = self._continued(text, prompt, form)
+        ids = None if _is_spaced(form) else self._behind_prompt(whole, self.prompt(prompt, form), form)
+        return [*(self._behind_letter(text) if ids is None else ids), *ending]
+
+    def is_apart(self, text: str, prompt: str, form: Form) -> bool:
+        """Whether the ids of prompt and answer are not those of the two as one text: where a token spans the place
+        at which the answer begins, there are no such ids."""
+        _, whole = self._continued(text, prompt, form)
+        return self._whole(whole, form) != [
+            *self.prompt(prompt, form),
+            *self.answer(text, prompt, replace(form, end=False)),
+        ]
+
+    def _continued(self, answer: str, prompt: str, form: Form) -> tuple[str, str]:
+        """The answer with what stands in front of it, and the whole text."""
+        if form.chat is None:
+            begun, answer = joined(prompt, answer, form.join)
+            return answer, begun + answer
+        answer = (self.chat.space if form.join is None else form.join) + answer.strip(" ")
+        return answer, self.chat.asked(form.chat, prompt) + answer
+
+    def _behind_prompt(self, whole: str, before: list[int], form: Form) -> list[int] | None:
+        """Ids of a text behind those of the prompt that begins it; None if a token spans the prompt's end."""
+        ids = self._whole(whole, form)
+        return ids[len(before) :] if ids[: len(before)] == before and len(ids) > len(before) else None
+
+    def _whole(self, text: str, form: Form) -> list[int]:
+        """Ids of prompt and answer as one text."""
+        return self._plain(text) if form.chat is None else self._encode(text, specials=False)
+
+    def _plain(self, text: str) -> list[int]:
+        ids = self._encode(self._clean(text))
+        return ids[: len(ids) - self._behind]
+
+    def _behind_letter(self, text: str) -> list[int]:
+        """Ids of a text behind a letter, which gives sentencepiece the right first piece; else its own."""
         before, joint = self._encode("a", specials=False), self._encode("a" + text, specials=False)
         if joint[: len(before)] == before:
             return joint[len(before) :]
         return self._encode(text, specials=False)
 
-    def locate(self, prompt: str, subject: str, prefix: str = "") -> Prompt:
+    @property
+    def end(self) -> int | None:
+        """The id that ends a text; None if the tokenizer has none."""
+        return getattr(self.tokenizer, "eos_token_id", None)
+
+    def _ending(self, form: Form) -> list[int]:
+        end = self.end if form.chat is None or self.chat.end is None else self.chat.end
+        if end is None:
+            raise ModelError("the tokenizer has no token that ends a text, so answers cannot be taught to end there")
+        return [end]
+
+    def locate(self, prompt: str, subject: str, prefix: str = "", form: Form = AS_WRITTEN) -> Prompt:
         """The prompt, behind `prefix`, with its subject filled in, and the subject's last token.
 
-        Raises SubjectNotFound if the prompt has no single `{}`, or a token spans the subject's end.
+        Raises SubjectNotFound if the prompt has no single `{}`, or a token spans the subject's end; ModelError.
         """
         if prompt.count("{}") != 1:
             raise SubjectNotFound(f"prompt {printable(prompt)} must have '{{}}' exactly once, where the subject stands")
-        before, behind = (self._clean(part) for part in prompt.split("{}"))
-        before = prefix + before
-        text = (before + subject + behind).rstrip(" ")
-        ids = self.prompt(text)
-        by_prefix = len(self.prompt(before + subject)) - 1
-        decisive = self._by_offsets(text, len(before), len(before) + len(subject.rstrip()))
+        before, behind = prompt.split("{}")
+        specials = form.chat is None
+        if form.chat is None:
+            before, behind = prefix + self._clean(before), behind.rstrip(" ")
+        else:
+            before, behind = self._in_chat(prefix + before, subject, behind, form)
+        text, end = before + subject + behind, (before + subject).rstrip(" ")
+        ids, beginning = (
+            self._plain(part.rstrip(" ")) if specials else self._encode(part, specials) for part in (text, end)
+        )
+        by_prefix = len(beginning) - 1
+        decisive = self._by_offsets(text, len(before), len(before) + len(subject.rstrip()), specials)
         decisive = by_prefix if decisive is None else decisive
-        if decisive != by_prefix or self.prompt(before + subject) != ids[: decisive + 1]:
+        if decisive != by_prefix or beginning != ids[: decisive + 1]:
             raise SubjectNotFound(
                 f"subject {printable(subject)} in {printable(text)}: a token spans the end of the subject, so no token "
                 "is its last. Put a space or a comma behind the subject."
             )
         return Prompt(tuple(ids), decisive)
 
-    def _by_offsets(self, text: str, start: int, end: int) -> int | None:
+    def _in_chat(self, before: str, subject: str, behind: str, form: Form) -> tuple[str, str]:
+        """What stands before and behind the subject once the template has written the conversation."""
+        assert form.chat is not None
+        turn = before + subject + behind
+        whole = self.chat.asked(form.chat, turn)
+        start = whole.rfind(turn.strip()) + len(before) - (len(turn) - len(turn.lstrip()))
+        if turn.strip() not in whole or whole[start : start + len(subject)] != subject:
+            raise SubjectNotFound(
+                f"the model's chat template does not write {printable(turn)} as it is, so the subject "
+                f"{printable(subject)} has no place in it. Write the fact as a plain prompt."
+            )
+        return whole[:start], whole[start + len(subject) :]
+
+    def _by_offsets(self, text: str, start: int, end: int, specials: bool = True) -> int | None:
         if not getattr(self.tokenizer, "is_fast", False):
             return None
-        encoding = self.tokenizer(text, return_offsets_mapping=True)
-        spans = encoding["offset_mapping"][self._front :]
+        encoding = self.tokenizer(text, add_special_tokens=specials, return_offsets_mapping=True)
+        front = self._front if specials else 0
+        spans = encoding["offset_mapping"][front:]
         inside = [i for i, (left, right) in enumerate(spans) if left < end and right > start and right > left]
-        return self._front + inside[-1] if inside else None
+        return front + inside[-1] if inside else None
 
     def site(self, facts: Sequence[Fact], contexts: Contexts) -> Site:
         """Every fact as tokens. Raises UnusableFacts listing all that cannot be located or are too long."""
@@ -198,12 +276,17 @@ class Tokens:
         # Plain replacement, not str.format: prompts and generated text may hold braces (method 1.3).
         prompts = (template.replace("{}", fact.prompt, 1) for template in contexts.templates)
         return FactSite(
-            prompts=tuple(self.locate(prompt, fact.subject) for prompt in prompts),
+            prompts=tuple(self.locate(prompt, fact.subject, form=fact.form) for prompt in prompts),
             essence=self.locate(ESSENCE, fact.subject),
-            target=tuple(self.answer(fact.target_new)),
+            target=tuple(self.answer(fact.target_new, fact.text, fact.form)),
         )
 
 
 def is_panic(error: BaseException) -> bool:
     """Whether code in Rust (tokenizers, safetensors) gave up; what it then raises is no Exception."""
     return type(error).__name__ == "PanicException"
+
+
+def _is_spaced(form: Form) -> bool:
+    """Whether an answer's ids are those behind any letter, whatever the prompt."""
+    return form.chat is None and form.join == SPACED.join

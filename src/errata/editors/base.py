@@ -218,14 +218,17 @@ class Outcome:
         self.edit.take_off(self.decoder)
 
     def answers(self, facts: Sequence[Fact] | None = None, n_tokens: int = 8) -> list[tuple[Fact, str, str]]:
-        """(fact, what the unedited model says, what the edited one says), greedily, for each fact."""
+        """(fact, what the unedited model says, what the edited one says), greedily, for each fact.
+
+        Both texts are as they continue the prompt, spaces included, up to where the model stops.
+        """
         chosen = list(self.facts if facts is None else facts)
-        rows = [self.decoder.token_ids(fact.text) for fact in chosen]
-        after = self.decoder.generate(rows, n_tokens)
+        rows = [self.decoder.token_ids(fact.text, fact.form) for fact in chosen]
+        after = self.decoder.generate(rows, n_tokens, self.decoder.ends)
         with self.decoder.unedited():
-            before = self.decoder.generate(rows, n_tokens)
+            before = self.decoder.generate(rows, n_tokens, self.decoder.ends)
         decode = self.decoder.decode
-        return [(f, decode(b).strip(), decode(a).strip()) for f, b, a in zip(chosen, before, after, strict=True)]
+        return [(fact, decode(b), decode(a)) for fact, b, a in zip(chosen, before, after, strict=True)]
 
 
 class Pipeline(ABC):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from errata.errors import WrongEdit
-from errata.fact import Fact
+from errata.fact import Asking, Fact
 
 NEAR = 0.9
 """Cosine of two facts' keys from which on what one edit writes for its fact is read by the other's too."""
@@ -25,7 +25,7 @@ class CollidingEdits(UserWarning):
 
 def check_together(facts: Sequence[Sequence[Fact]]) -> None:
     """Raises WrongEdit if a prompt with its subject is taught by two of the edits that these are the facts of."""
-    taught: dict[tuple[str, str], Fact] = {}
+    taught: dict[Asking, Fact] = {}
     for edit in facts:
         for fact in edit:
             if other := taught.get(fact.asked):

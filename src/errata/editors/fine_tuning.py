@@ -73,7 +73,7 @@ class FineTuning(Pipeline):
         check_facts([*(earlier.facts if earlier else []), *facts])
         decoder.check_window(self.layers)
         decoder.check_dense(map(decoder.parameter_name, self.layers))
-        lessons = [Lesson.of(decoder, fact.text, fact.target_new, self.eos) for fact in facts]
+        lessons = [Lesson.of(decoder, fact.text, fact.target_new, self.eos, fact.form) for fact in facts]
         ledger = Ledger()
         total = earlier.delta if earlier else WeightDelta(decoder.fingerprint)
         layers, edited = {decoder.parameter_name(layer): layer for layer in self.layers}, len(facts)

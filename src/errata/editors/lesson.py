@@ -14,6 +14,7 @@ from errata.decoder.decoder import Decoder
 from errata.decoder.rows import at_places, pad
 from errata.errors import ModelError
 from errata.fact import Fact
+from errata.form import SPACED, Form
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,16 @@ class Lesson:
     answer: tuple[int, ...]
 
     @classmethod
-    def of(cls, decoder: Decoder, text: str, answer: str, end: bool = False) -> Lesson:
-        """Ids are concatenated (method 5.15); `end` adds the end-of-text token to the answer. Raises ModelError."""
+    def of(cls, decoder: Decoder, text: str, answer: str, end: bool = False, form: Form = SPACED) -> Lesson:
+        """Ids are concatenated (method 5.15); `end` adds the end-of-text token to an answer whose form has no end.
+
+        Raises ModelError.
+        """
+        end = end and not form.end
         behind = [decoder.tokenizer.eos_token_id] if end else []
         if None in behind:
             raise ModelError(f"the tokenizer of {decoder.name} has no end-of-text token to teach; set eos=False")
-        lesson = cls(tuple(decoder.token_ids(text)), (*decoder.answer_ids(answer), *behind))
+        lesson = cls(tuple(decoder.token_ids(text, form)), (*decoder.answer_ids(answer, text, form), *behind))
         decoder.check_length(len(lesson.ids), text)
         return lesson
 

@@ -161,7 +161,7 @@ class RLEdit(Pipeline):
         total = WeightDelta(decoder.fingerprint, here)
         for start in range(0, len(facts), self.batch_size):
             batch = facts[start : start + self.batch_size]
-            lessons = [Lesson.of(decoder, fact.text, fact.target_new) for fact in batch]
+            lessons = [Lesson.of(decoder, fact.text, fact.target_new, form=fact.form) for fact in batch]
             weights = {name: weight + total.changes.get(name, 0) for name, weight in originals.items()}
             traces = read_traces(decoder, lessons, weights, self.rows_at_once)
             total += WeightDelta(decoder.fingerprint, {name: network.shift(name, *traces[name]) for name in weights})
@@ -225,7 +225,7 @@ class _Training:
         settings = self.settings
         epoch, k = divmod(self.done, self.length)
         facts = [one.fact for one in self.batch(epoch, k)]
-        lessons = [Lesson.of(self.decoder, fact.text, fact.target_new) for fact in facts]
+        lessons = [Lesson.of(self.decoder, fact.text, fact.target_new, form=fact.form) for fact in facts]
         traces = read_traces(self.decoder, lessons, self.weights, settings.rows_at_once)
         for name, trace in traces.items():
             self.network.observe(name, *trace)
@@ -252,11 +252,11 @@ class _Training:
         for age, batch in enumerate(recent):
             factor = settings.time_decay**age
             wordings = [
-                Lesson.of(self.decoder, text, one.fact.target_new)
+                Lesson.of(self.decoder, text, one.fact.target_new, form=one.fact.form)
                 for one in batch
                 for text in (one.paraphrases or (one.fact.text,))
             ]
-            near = [Lesson.of(self.decoder, *pair) for one in batch for pair in one.neighbours]
+            near = [Lesson.of(self.decoder, *pair, form=one.fact.form) for one in batch for pair in one.neighbours]
             for lessons in _portions(wordings, settings.rows_at_once):
                 weights = trainable(shifted)
                 loss = answer_losses(log_probabilities(self.decoder, lessons, weights=weights), lessons).sum()

@@ -209,7 +209,7 @@ class _Learner:
         """Descend on one fact until it is learnt, and note how far its prompts are then; close a full shard."""
         settings = self.settings
         texts = [template.replace("{}", fact.text, 1) for template in contexts.templates]
-        lessons = [Lesson.of(self.decoder, text, fact.target_new) for text in texts]
+        lessons = [Lesson.of(self.decoder, text, fact.target_new, form=fact.form) for text in texts]
         rows = _Rows(self.decoder, settings.layer, lessons, sentence)
         before = inf
         for _ in range(settings.iterations):

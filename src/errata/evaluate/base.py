@@ -27,7 +27,7 @@ class Question(ABC):
         return cls
 
     @classmethod
-    def form(cls) -> Any:
+    def answer_type(cls) -> Any:
         """The type of an answer: something that JSON can carry from one process to another."""
         return get_args(get_type_hints(cls.ask)["return"])[0]
 
@@ -161,7 +161,7 @@ def _asked(
     mine = {i: question for i, (question, case) in enumerate(questions.items()) if case % fleet.size == fleet.rank}
     answers = reader.ask(decoder, list(mine.values()), progress) if mine else []
     forms: dict[type[Question], TypeAdapter[Any]] = {
-        kind: TypeAdapter(kind.form()) for kind in {type(question) for question in questions}
+        kind: TypeAdapter(kind.answer_type()) for kind in {type(question) for question in questions}
     }
     told = {
         i: forms[type(question)].dump_python(answer, mode="json")

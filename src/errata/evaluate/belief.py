@@ -51,7 +51,7 @@ class Accuracy(Probe):
         return case.protocol
 
     def questions(self, case: Case) -> Sequence[Question]:
-        return [Recall(prompt, case.fact.target_new) for prompt in case.wordings(self.kind)]
+        return [Recall(prompt, case.fact.target_new, case.fact.form) for prompt in case.wordings(self.kind)]
 
     def judge(self, case: Case, answers: Sequence[Reading]) -> float:
         return fmean(answer.exact for answer in answers)
@@ -120,7 +120,7 @@ class AmongSubjects(Probe):
 def _new_and_true(case: Case, kind: str) -> list[Question]:
     """Alternately the new and the true target after each wording; only the new one where there is no other."""
     targets = [case.fact.target_new, *filter(None, [case.target_true])]
-    return [Recall(prompt, target) for prompt in case.wordings(kind) for target in targets]
+    return [Recall(prompt, target, case.fact.form) for prompt in case.wordings(kind) for target in targets]
 
 
 def _pairs(answers: Sequence[Reading]) -> zip[tuple[Reading, Reading]]:

@@ -13,6 +13,7 @@ from errata.dataset.case import Case
 from errata.decoder.decoder import Decoder
 from errata.evaluate.base import Probe, Progress, Question
 from errata.fact import Fact
+from errata.form import SPACED, Form
 
 LONGEST = 32
 _STOPS = ".\n"
@@ -29,16 +30,17 @@ class SaysExactly(Question):
 
     prompt: str
     answer: str
+    form: Form = SPACED
 
     @classmethod
     def ask(cls, decoder: Decoder, questions: Sequence[SaysExactly], progress: Progress | None = None) -> list[bool]:
-        answers = [list(decoder.answer_ids(question.answer)) for question in questions]
+        answers = [decoder.answer_ids(question.answer, question.prompt, question.form) for question in questions]
         by_length: dict[int, list[int]] = defaultdict(list)
         for i, answer in enumerate(answers):
             by_length[len(answer)].append(i)
         found: dict[int, bool] = {}
         for length, chosen in by_length.items():
-            rows = [decoder.token_ids(questions[i].prompt) for i in chosen]
+            rows = [decoder.token_ids(questions[i].prompt, questions[i].form) for i in chosen]
             said = decoder.generate(rows, length)
             found |= {i: list(ids) == answers[i] for i, ids in zip(chosen, said, strict=True)}
             if progress:
@@ -56,6 +58,7 @@ class SaysAndStops(Question):
 
     prompt: str
     answer: str
+    form: Form = SPACED
 
     @classmethod
     def ask(cls, decoder: Decoder, questions: Sequence[SaysAndStops], progress: Progress | None = None) -> list[bool]:
@@ -63,7 +66,7 @@ class SaysAndStops(Question):
         found: dict[int, bool] = {}
         for inner_stop in (False, True):
             chosen = [i for i, q in enumerate(questions) if any(c in _STOPS for c in q.answer.strip()) == inner_stop]
-            rows = [decoder.token_ids(questions[i].prompt) for i in chosen]
+            rows = [decoder.token_ids(questions[i].prompt, questions[i].form) for i in chosen]
             said = decoder.generate(rows, LONGEST, stop=ends if inner_stop else stops) if rows else []
             for i, ids in zip(chosen, said, strict=True):
                 end = next((k for k, token in enumerate(ids) if token in ends), len(ids))
@@ -88,12 +91,10 @@ def normalised(text: str) -> str:
 
 
 def _stop_ids(decoder: Decoder) -> tuple[list[int], list[int]]:
-    """End-of-text ids of the model's generation settings, and those plus every token with a stop in its text."""
-    settings = decoder.model.generation_config
-    own = settings.eos_token_id if settings is not None else None
-    ends = {*(own if isinstance(own, list) else [own]), decoder.tokenizer.eos_token_id} - {None}
+    """Ids that end a text or a turn, and those plus every token with a stop in its text."""
     texts = decoder.tokenizer.batch_decode([[i] for i in range(len(decoder.tokenizer))])
-    return sorted(ends), sorted(ends | {i for i, text in enumerate(texts) if any(c in text for c in _STOPS)})
+    stops = {i for i, text in enumerate(texts) if any(c in text for c in _STOPS)}
+    return sorted(decoder.ends), sorted(decoder.ends | stops)
 
 
 class _Spoken(Probe):
@@ -115,7 +116,7 @@ class Spoken(_Spoken):
         return "free/T-tokens"
 
     def questions(self, case: Case) -> Sequence[Question]:
-        return [SaysExactly(prompt, case.fact.target_new) for prompt in case.wordings(self.kind)]
+        return [SaysExactly(prompt, case.fact.target_new, case.fact.form) for prompt in case.wordings(self.kind)]
 
 
 @dataclass(frozen=True)
@@ -132,10 +133,10 @@ class SpokenAndStopped(_Spoken):
         return "free/stop"
 
     def questions(self, case: Case) -> Sequence[Question]:
-        return [SaysAndStops(prompt, case.fact.target_new) for prompt in case.wordings(self.kind)]
+        return [SaysAndStops(prompt, case.fact.target_new, case.fact.form) for prompt in case.wordings(self.kind)]
 
 
 def said(decoder: Decoder, facts: Sequence[Fact], n_tokens: int = 6) -> list[str]:
     """What the model, as it is now, says behind each fact's prompt, greedily, up to the first full stop."""
-    rows = [decoder.token_ids(fact.text) for fact in facts]
-    return [decoder.decode(ids).split(".")[0].strip() for ids in decoder.generate(rows, n_tokens)]
+    rows = [decoder.token_ids(fact.text, fact.form) for fact in facts]
+    return [decoder.decode(ids).split(".")[0].strip() for ids in decoder.generate(rows, n_tokens, decoder.ends)]

@@ -26,7 +26,7 @@ class _Neighbours(Probe):
     def questions(self, case: Case) -> Sequence[Question]:
         """Alternately the true answer and, for MCF, the fact's new target."""
         new = [case.fact.target_new] if case.protocol == MCF else []
-        return [Recall(prompt, answer) for prompt, true in known(case) for answer in (true, *new)]
+        return [Recall(prompt, answer, case.fact.form) for prompt, true in known(case) for answer in (true, *new)]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class NeighbourhoodAccuracy(_Neighbours):
     name = "neighbourhood_accuracy"
 
     def questions(self, case: Case) -> Sequence[Question]:
-        return [Recall(prompt, true) for prompt, true in known(case)]
+        return [Recall(prompt, true, case.fact.form) for prompt, true in known(case)]
 
     def judge(self, case: Case, answers: Sequence[Reading]) -> float:
         return fmean(answer.exact for answer in answers)

@@ -15,6 +15,7 @@ from torch import Tensor
 from errata.decoder.decoder import Decoder
 from errata.errors import UnusableFacts, printable
 from errata.evaluate.base import Progress, Question
+from errata.form import Form
 
 Ids = tuple[int, ...]
 
@@ -26,6 +27,8 @@ class Asked(Protocol):
     def prompt(self) -> str: ...
     @property
     def answer(self) -> str | None: ...
+    @property
+    def form(self) -> Form: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class Seen:
 class Places(Question):
     """What a model says after `prompt`, and after each token of `answer` but the last.
 
-    Ids of a text are those of the prompt followed by those of " " + answer (evaluation 1, 1.2).
+    Ids of a text are those of the prompt followed by those of the answer, in the question's form (evaluation 1, 1.2).
     """
 
     told: ClassVar[str]
@@ -58,7 +61,7 @@ class Places(Question):
         """The value of each place, from the logits [row, vocabulary] of one batch."""
 
     @classmethod
-    def form(cls) -> Any:
+    def answer_type(cls) -> Any:
         return get_type_hints(cls.whole)["return"]
 
     @classmethod
@@ -105,13 +108,13 @@ class Places(Question):
 
 
 def tokens_of(decoder: Decoder, questions: Sequence[Asked]) -> list[tuple[Ids, Ids]]:
-    """Prompt and answer of each question as ids; each text is tokenised once."""
-    prompts = {text: tuple(decoder.token_ids(text)) for text in {question.prompt for question in questions}}
-    texts = {question.answer for question in questions if question.answer is not None}
-    answers: dict[str | None, Ids] = {text: tuple(decoder.answer_ids(text)) for text in texts}
-    if empty := [text for text, ids in [*prompts.items(), *answers.items()] if not ids]:
-        raise UnusableFacts([f"{printable(text)} has no tokens: nothing to score" for text in empty])
-    return [(prompts[question.prompt], answers.get(question.answer, ())) for question in questions]
+    """Prompt and answer of each question as ids; each text is tokenised once. Raises UnusableFacts."""
+    prompts = {key: tuple(decoder.token_ids(*key)) for key in {(one.prompt, one.form) for one in questions}}
+    sought = {(one.answer, one.prompt, one.form) for one in questions if one.answer is not None}
+    answers: dict[tuple[str | None, str, Form], Ids] = {key: tuple(decoder.answer_ids(*key)) for key in sought}
+    if empty := [key[0] for key, ids in [*prompts.items(), *answers.items()] if not ids]:
+        raise UnusableFacts([f"{printable(text)} has no tokens: nothing to score" for text in dict.fromkeys(empty)])
+    return [(prompts[one.prompt, one.form], answers.get((one.answer, one.prompt, one.form), ())) for one in questions]
 
 
 def _shared(rows: Sequence[Ids], prompts: Sequence[Ids] | None) -> tuple[list[Ids], list[int]]:

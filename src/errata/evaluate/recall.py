@@ -13,6 +13,7 @@ from torch import Tensor
 from errata.dataset.case import Case
 from errata.decoder.decoder import Decoder
 from errata.evaluate.places import Places, Seen
+from errata.form import SPACED, Form
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class Recall(Places):
 
     prompt: str
     answer: str
+    form: Form = SPACED
     told: ClassVar[str] = "recall"
 
     @classmethod
@@ -73,7 +75,7 @@ def retokenised(decoder: Decoder, cases: Sequence[Case]) -> list[str]:
         case.id
         for case in cases
         if any(
-            decoder.token_ids(f"{prompt} {answer}") != [*decoder.token_ids(prompt), *decoder.answer_ids(answer)]
+            decoder.tokens.is_apart(answer, prompt, case.fact.form)
             for kind in ("efficacy", "generalisation", "novel")
             for prompt in case.wordings(kind)
             for answer in filter(None, (case.fact.target_new, case.target_true))

@@ -14,6 +14,7 @@ from errata.decoder.decoder import Decoder
 from errata.evaluate.base import Probe, Progress, Question
 from errata.evaluate.places import tokens_of
 from errata.evaluate.recall import Reading, Recall
+from errata.form import SPACED, Form
 
 PORTABILITY = ("reasoning", "subject_aliasing", "logical_generalization", "one_hop", "multi_hop", "personas")
 LOCALITY = ("relation_specificity", "forgetfulness", "neighborhood")
@@ -29,6 +30,7 @@ class Unmoved(Question):
 
     prompt: str
     answer: str
+    form: Form = SPACED
 
     @classmethod
     def ask(cls, decoder: Decoder, questions: Sequence[Unmoved], progress: Progress | None = None) -> list[float]:
@@ -94,7 +96,7 @@ class Portability(_Ripple):
         return "easyedit/token-em"
 
     def questions(self, case: Case) -> Sequence[Question]:
-        return [Recall(check.prompt, answer) for check in self.checks(case) for answer in check.answers]
+        return [Recall(check.prompt, answer, case.fact.form) for check in self.checks(case) for answer in check.answers]
 
     def judge(self, case: Case, answers: Sequence[Reading]) -> float:
         shares = iter([answer.share for answer in answers])
@@ -114,7 +116,7 @@ class Locality(_Ripple):
         return "easyedit/same-tokens"
 
     def questions(self, case: Case) -> Sequence[Question]:
-        return [Unmoved(check.prompt, check.answer) for check in self.checks(case)]
+        return [Unmoved(check.prompt, check.answer, case.fact.form) for check in self.checks(case)]
 
     def judge(self, case: Case, answers: Sequence[Any]) -> float:
         return self.mean(case, answers)

@@ -15,6 +15,7 @@ from errata.dataset.case import Case
 from errata.decoder.decoder import Decoder
 from errata.evaluate.base import Probe, Question
 from errata.evaluate.places import Places, Seen
+from errata.form import SPACED, Form
 
 TOP = (1, 5, 10)
 EPSILON = 1e-10
@@ -40,6 +41,7 @@ class NextToken(Places):
     """The distribution after `prompt`, by the unedited and by the edited model (evaluation 1.4)."""
 
     prompt: str
+    form: Form = SPACED
     answer: ClassVar[None] = None
     told: ClassVar[str] = "specificity"
 
@@ -137,7 +139,8 @@ class Specificity(Probe):
         return f"{self.where}/next-token{'+1e-10' if epsilon else ''}"
 
     def questions(self, case: Case) -> Sequence[Question]:
-        return [NextToken(prompt) for prompt in (case.far if self.where == "far" else case.neighbourhood)]
+        prompts = case.far if self.where == "far" else case.neighbourhood
+        return [NextToken(prompt, case.fact.form) for prompt in prompts]
 
     def judge(self, case: Case, answers: Sequence[Shift]) -> float:
         epsilon = self.compatibility and self.measure in ("kl", "js")

@@ -12,7 +12,7 @@ def cases(n: int, seed: int = 0, split: Split | None = "report") -> list[Case]:
     """`n` counterfactual cases over different subjects. Raises ValueError if there are not that many."""
     return [
         Case(
-            fact=Fact(record.prompt, record.subject, record.target_new),
+            fact=Fact(record.prompt, record.subject, record.target_new, join=" "),
             id=record.fact.id,
             target_true=record.target_true,
             paraphrases=record.paraphrase_prompts,

@@ -157,7 +157,7 @@ def contribution(trial: Trial) -> Contribution:
 
 
 def _believed(trial: Trial, delta: WeightDelta) -> Believed:
-    questions = [Recall(fact.text, fact.target_new) for fact in trial.facts]
+    questions = [Recall(fact.text, fact.target_new, fact.form) for fact in trial.facts]
     trial.decoder.set_change(delta)
     try:
         answers = Recall.ask(trial.decoder, questions)

@@ -14,6 +14,8 @@ from torch import Generator, Tensor, nn
 from errata.decoder import hooks
 from errata.decoder.decoder import Decoder
 from errata.decoder.rows import in_batches, pad
+from errata.decoder.site import Prompt
+from errata.fact import Fact
 from errata.record.chart import Axis, Chart, Line, Point
 from errata.record.tables import Table
 from errata.study.finding import Finding, PerFact, line
@@ -159,7 +161,7 @@ def tracing(
     decoder = trial.decoder
     layers = list(range(decoder.depth)) if layers is None else list(layers)
     decoder.check_window(layers)
-    asked = [_asked(decoder, fact.prompt, fact.subject) for fact in trial.facts]
+    asked = [_asked(decoder, fact) for fact in trial.facts]
     deviation = _deviation(decoder, asked)
     generator = torch.Generator().manual_seed(seed)
     found: list[dict[Key, float]] = [{} for _ in asked]
@@ -189,9 +191,9 @@ def tracing(
     )
 
 
-def _asked(decoder: Decoder, prompt: str, subject: str) -> TracedPrompt:
-    located = decoder.tokens.locate(prompt, subject)
-    first = min(len(decoder.token_ids(prompt.split("{}")[0])), located.decisive)
+def _asked(decoder: Decoder, fact: Fact) -> TracedPrompt:
+    located = decoder.tokens.locate(fact.prompt, fact.subject, form=fact.form)
+    first = _first(decoder, fact, located)
     last, end = located.decisive, len(located.ids) - 1
     places = {DECISIVE: last}
     if last > first:
@@ -205,6 +207,15 @@ def _asked(decoder: Decoder, prompt: str, subject: str) -> TracedPrompt:
     if end > last:
         places["last token"] = end
     return TracedPrompt(located.ids, range(first, last + 1), places)
+
+
+def _first(decoder: Decoder, fact: Fact, located: Prompt) -> int:
+    """The position of the subject's first token."""
+    if fact.chat is None:
+        return min(len(decoder.token_ids(fact.prompt.split("{}")[0])), located.decisive)
+    without = decoder.token_ids(fact.prompt.replace("{}", "", 1), fact.form)
+    pairs = zip(located.ids[: located.decisive], without, strict=False)
+    return next((i for i, (mine, other) in enumerate(pairs) if mine != other), located.decisive)
 
 
 def _deviation(decoder: Decoder, asked: Sequence[TracedPrompt]) -> float:

@@ -12,6 +12,7 @@ from torch import Tensor
 from errata.decoder.decoder import Decoder
 from errata.decoder.site import FactSite, Site
 from errata.decoder.tails import Row
+from errata.form import joined
 from errata.targets.search import (
     AnchorSettings,
     Asked,
@@ -62,9 +63,10 @@ class Imagined(Objective):
         """Row by row at the middle, then the outputs in the order of `_places`."""
         assert lens is not None
         (fact,), target = site.facts, asked.place.target
-        prefix = TOLD.replace("{}", f"{fact.text} {fact.target_new.strip()}", 1)
+        join = fact.join if fact.chat is None else " "
+        prefix = TOLD.replace("{}", "".join(joined(fact.text, fact.target_new, join)), 1)
         prompts = [template.replace("{}", fact.prompt, 1) for template in site.contexts.templates]
-        told = [decoder.tokens.locate(prompt, fact.subject, prefix) for prompt in prompts]
+        told = [decoder.tokens.locate(prompt, fact.subject, prefix, fact.form) for prompt in prompts]
         middle = decoder.lens(decoder.states(told, [lens])[lens].to(decoder.dtype)).to(own)
         outputs = own.new_empty(len(told), len(target), own.shape[-1])
         rows = [prompt.ids + target[:-1] for prompt in told]
