@@ -78,7 +78,7 @@ def test_a_number_as_target_is_read_as_it_is_written_and_told(tmp_path: Path) ->
     [
         (
             {"a": 1},
-            r"facts.json\[0\]: fields 'a' fit no format. Nearest is 'errata', which also needs 'prompt' or 'messages' and",
+            r"facts.json\[0\]: fields 'a' fit no format. Nearest is 'errata', which also needs 'prompt' or 'messages'",
         ),
         ({**PLAIN, "target_new": None, "target_nwe": "x"}, r"which also needs 'target_new' \(is it 'target_nwe'\?\)"),
         ({"requested_rewrites": {}, "case_id": 1}, r"fields 'requested_rewrites', 'case_id' fit no format\. Nearest"),
