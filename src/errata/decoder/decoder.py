@@ -30,6 +30,7 @@ from errata.decoder.layout import DecoderLayout, linear_shape
 from errata.decoder.loading import bare_model, load
 from errata.decoder.offload import is_away, names_once
 from errata.decoder.passes import Passes
+from errata.decoder.reach import Reach, measured
 from errata.decoder.site import Prompt, Tokens
 from errata.delta import WeightDelta
 from errata.errors import NotFinite, StoreError, UnsupportedModel, WrongModel
@@ -55,6 +56,7 @@ class Decoder(Passes):
         self._known: dict[tuple[int, ...], Tensor] = {}
         self._known_of: object = None
         self._identity: tuple[object, Identity] | None = None
+        self._reach: dict[int, Reach] = {}
 
     @classmethod
     def from_pretrained(
@@ -180,6 +182,12 @@ class Decoder(Passes):
         self._known |= {row: fresh[row].clone() for row in missing[: max(0, room)]}
         return found
 
+    def reach(self, layers: Iterable[int]) -> dict[int, Reach]:
+        """Layer -> how what its down-projection gives reaches the stream; measured once. Raises UnsupportedModel."""
+        layers = sorted(set(layers))
+        self._reach |= measured(self, [layer for layer in layers if layer not in self._reach])
+        return {layer: self._reach[layer] for layer in layers}
+
     # -- matrices --------------------------------------------------------------------------------------
 
     def weight(self, layer: int) -> Float[Tensor, "model inner"]:
@@ -292,7 +300,7 @@ class Decoder(Passes):
     def accept_weights(self) -> None:
         """Take the weights as they are now for the base. Edits that are on stay in them and cannot be taken off."""
         self.weights.accept()
-        self._known, self._identity = {}, None
+        self._known, self._identity, self._reach = {}, None, {}
 
     @contextmanager
     def unedited(self) -> Iterator[None]:

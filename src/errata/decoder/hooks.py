@@ -64,6 +64,33 @@ def watch(module: nn.Module, look: Callable[[Any], object]) -> Iterator[None]:
 
 
 @contextmanager
+def followers(module: nn.Module, block: nn.Module) -> Iterator[list[tuple[str, nn.Module, Tensor]]]:
+    """Collect the parts of a block whose input is what `module` gave: path, part, and what it gave in turn."""
+    given: list[Tensor] = []
+    seen: list[tuple[str, nn.Module, Tensor]] = []
+
+    def looking(name: str) -> Callable[..., None]:
+        def look(part: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if given and args and isinstance(output, Tensor) and _equal(args[0], given[-1]):
+                seen.append((name, part, output))
+
+        return look
+
+    parts = [(name, part) for name, part in block.named_modules() if part is not module and not any(part.children())]
+    handles = [module.register_forward_hook(lambda _module, _args, output: given.append(output))]
+    handles += [part.register_forward_hook(looking(name)) for name, part in parts]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _equal(one: Any, other: Tensor) -> bool:
+    return isinstance(one, Tensor) and one.shape == other.shape and bool(torch.equal(one.to(other), other))
+
+
+@contextmanager
 def substitute(module: nn.Module, change: Change) -> Iterator[None]:
     """Replace a block's output state by `change(state)`."""
     handle = module.register_forward_hook(lambda _module, _args, output: _with_state(output, change(state(output))))

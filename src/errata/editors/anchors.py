@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import blake2b
 from time import perf_counter
 
@@ -14,6 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from errata.decoder.decoder import Decoder
+from errata.decoder.frontier import Frontier
+from errata.decoder.reach import Reach
 from errata.decoder.site import FactSite, Site
 from errata.editors.base import Ledger
 from errata.editors.supplies import Supplies
@@ -30,20 +32,32 @@ FLUSH_SECONDS = 2.0
 class Anchors:
     """The anchors of one run, and those of the edit it goes on from."""
 
-    def __init__(self, settings: AnchorSettings, search: Search, supplies: Supplies, ledger: Ledger) -> None:
-        self.settings, self.search, self.supplies, self.ledger = settings, search, supplies, ledger
+    def __init__(
+        self,
+        settings: AnchorSettings,
+        search: Search,
+        supplies: Supplies,
+        ledger: Ledger,
+        reach: Mapping[int, Reach] | None = None,
+    ) -> None:
+        """`reach`: layer -> how its output reaches the stream, for a search in the stream."""
+        self.settings, self.supplies, self.ledger = settings, supplies, ledger
+        self._search, self.reach = search, reach or {}
         self.kept: Kept = {}
         self._saved = from_tensors(supplies.anchors)
 
     def at(self, site: Site, layer: int, in_pieces: bool) -> Float[Tensor, "fact model"]:
         """Anchors of all facts at a layer on the model as it is now.
 
+        Where a norm stands behind the layer's down-projection, what is sought and stored is an output of that in front
+        of the norm, and the anchor is the state of the stream that it leads to (method 1.9).
+
         `in_pieces`: those optimised are stored as they come, else all at once when they are complete. Their last bits
         depend on which facts they are optimised beside, so only complete ones let a run in batches that was killed go
         on to the very same weights.
         """
-        fleet = self.supplies.fleet
-        made_of = self._made_of(site, layer)
+        fleet, search = self.supplies.fleet, self._search_at(layer)
+        made_of = self._made_of(site, layer, search)
         shelf, seal = self.supplies.store.shelf("anchors", made_of), canonical(made_of)
         names = names_of(site)
         keys = [blake2b(f"{seal}\0{name}".encode(), digest_size=16).hexdigest() for name in names]
@@ -57,7 +71,7 @@ class Anchors:
         flushed = perf_counter()
         with self.ledger.timed("anchors"):
             own = [i for i in mine if names[i] not in stored]
-            optimised = optimise_anchors(self.supplies.decoder, site, layer, self.settings, own, search=self.search)
+            optimised = optimise_anchors(self.supplies.decoder, site, layer, self.settings, own, search=search)
             try:
                 for done, (i, anchor) in enumerate(optimised, 1):
                     parts = torch.tensor([anchor.loss, anchor.nll, anchor.kl, float(anchor.evaluations)])
@@ -75,10 +89,23 @@ class Anchors:
             self.kept[key] = {"state": state, "parts": parts}
         means = dict(zip(("loss", "nll", "kl", "evaluations"), every["parts"].mean(0).tolist(), strict=True))
         self.ledger.anchors[layer] = means | {"stored": len(site) - len(missing)}
-        return every["state"]
+        return every["state"] if search is self._search else self._lifted(site, layer, every["state"])
 
-    def _made_of(self, site: Site, layer: int) -> dict[str, object]:
-        search = self.search
+    def _search_at(self, layer: int) -> Search:
+        """In front of a norm there is only the output to move; its length is lost, so it needs no room."""
+        behind_norm = layer in self.reach and self.reach[layer].norm is not None
+        return replace(self._search, space="mlp", alone=True) if behind_norm else self._search
+
+    def _lifted(self, site: Site, layer: int, wanted: Float[Tensor, "fact model"]) -> Float[Tensor, "fact model"]:
+        """The states of the stream that outputs of a layer lead to."""
+        fleet, decoder = self.supplies.fleet, self.supplies.decoder
+        mine = fleet.part(len(site))
+        bare = Frontier(decoder, site.part(mine).bare)
+        now = {space: bare.states([layer], space=space)[layer] for space in ("mlp", "block")}
+        every = fleet.rows(mine, now)
+        return self.reach[layer].lifted(wanted, every["mlp"], every["block"])
+
+    def _made_of(self, site: Site, layer: int, search: Search) -> dict[str, object]:
         settings = {"layer": layer, "space": search.space, "settings": asdict(self.settings), **search.departures}
         return state_of(self.supplies.decoder) | settings | {"contexts": site.contexts.groups}
 

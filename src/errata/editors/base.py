@@ -56,6 +56,8 @@ class LedgerRow:
     seconds: float
     rounding: float = 0.0
     """What rounding the weights to the model's precision changes of the keys' outputs, in norms of what dW changes."""
+    swallowed: float | None = None
+    """What a norm behind the down-projection keeps back of the residual, in norms of it (method 1.9)."""
 
 
 @dataclass

@@ -10,7 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from errata.decoder.decoder import Decoder
+from errata.decoder.frontier import Frontier
 from errata.decoder.memory import place_for
+from errata.decoder.reach import PLAIN, Reach
 from errata.decoder.site import Contexts, Site
 from errata.errors import NotFinite, SolveError
 from errata.fleet import Fleet
@@ -22,7 +24,8 @@ from errata.targets import UpdateNorm
 class LayerSolver:
     """`keys`: layer -> keys of the facts edited so far that are to be preserved too (method 1.8).
 
-    `again`: whether a layer is solved for more than once.
+    `again`: whether a layer is solved for more than once. `reach`: layer -> how its output reaches the stream, where
+    residuals are of the stream; a layer that is not named takes residuals as they are.
     """
 
     def __init__(
@@ -34,9 +37,10 @@ class LayerSolver:
         *,
         remember: bool,
         again: bool,
+        reach: Mapping[int, Reach] | None = None,
     ) -> None:
         self.solver, self.decoder, self.statistics, self.fleet = solver, decoder, statistics, fleet
-        self.remember, self.again = remember, again
+        self.remember, self.again, self.reach = remember, again, reach or {}
         self.keys: dict[int, Float[Tensor, "fact inner"]] = {}
         self._known: dict[int, Prepared] = {}
 
@@ -101,8 +105,14 @@ class LayerSolver:
             prepared = self.prepared(layer, len(site))
             return averaged(every, site.contexts), bare_of(every, site.contexts), weight, prepared
 
+        @cache
+        def outputs(layer: int) -> Tensor:
+            return Frontier(self.decoder, site.bare).states([layer], space="mlp")[layer]
+
         def norm(layer: int, residuals: Tensor) -> float:
             keys, bare_keys, weight, prepared = at_layer(layer)
+            reach = self.reach.get(layer, PLAIN)
+            residuals = reach.asked(residuals, None if reach.norm is None else outputs(layer))
             change = self.solver.solve(LinearSystem(keys, residuals, weight, layer, bare_keys), prepared).change
             return float(torch.linalg.matrix_norm(change)) / float(torch.linalg.matrix_norm(weight))
 

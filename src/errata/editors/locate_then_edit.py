@@ -9,6 +9,7 @@ from typing import Any
 from errata.decoder.corpus import TOKENS_PER_DIMENSION
 from errata.decoder.decoder import Decoder
 from errata.decoder.memory import HEAP, ROOM, USUAL, Peak, anchor_peak, free_memory, gathering_peak, pass_peak
+from errata.decoder.reach import Reach
 from errata.delta import WeightDelta
 from errata.description import description
 from errata.editors.anchors import Anchors, from_tensors, to_tensors
@@ -111,6 +112,12 @@ class LocateThenEdit(Pipeline):
         made = WeightEdit(sweep.total, keys=sweep.solver.keys, anchors=to_tensors(sweep.anchors.kept))
         return Outcome(made, ledger, decoder, tuple(facts[:edited]), sweep.targets)
 
+    def reach(self, decoder: Decoder) -> dict[int, Reach]:
+        """Layer -> how its output reaches the stream; none where targets are outputs. Raises UnsupportedModel."""
+        if self.construction.search.space == "mlp":
+            return {}
+        return decoder.reach([*self.edited, *self.construction.anchored(self.window)])
+
     def targets(self, facts: Sequence[Fact], supplies: Supplies) -> Targets:
         """The targets on the model as it is; nothing is edited.
 
@@ -128,8 +135,9 @@ class LocateThenEdit(Pipeline):
         remember: bool = True,
         again: bool = False,
     ) -> Sweep:
-        decoder = supplies.decoder
-        anchors = Anchors(self.anchor, self.construction.search, supplies, ledger)
-        solver = LayerSolver(self.solver, decoder, statistics, supplies.fleet, remember=remember, again=again)
+        decoder, search, reach = supplies.decoder, self.construction.search, self.reach(supplies.decoder)
+        anchors = Anchors(self.anchor, search, supplies, ledger, reach)
+        kept = {"remember": remember, "again": again}
+        solver = LayerSolver(self.solver, decoder, statistics, supplies.fleet, reach=reach, **kept)
         total = WeightDelta(decoder.fingerprint)
         return Sweep(self.construction, self.window, anchors, solver, supplies, ledger, total)

@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from errata.decoder.frontier import Frontier
+from errata.decoder.layout import Space
+from errata.decoder.reach import PLAIN
 from errata.decoder.site import Site
 from errata.delta import WeightDelta
 from errata.editors.anchors import Anchors, Kept
@@ -74,13 +76,14 @@ class Sweep:
         prompts = Frontier(decoder, [prompt.stem for place in own for prompt in place.prompts])
         bare = Frontier(decoder, own.bare)
 
-        def states(layers: Sequence[int]) -> Targets:
-            return fleet.rows(mine, bare.states(layers, space=self.construction.search.space))
+        def states(layers: Sequence[int], space: Space = self.construction.search.space) -> Targets:
+            return fleet.rows(mine, bare.states(layers, space=space))
 
         way = _Way(targets, states(sorted(targets)))
         steps = self.construction.steps(self.window)
         for i, step in enumerate(steps):
             started, layer = perf_counter(), step.edit
+            reach = self.solver.reach.get(layer, PLAIN)
             if step.anew:
                 targets[step.read] = self.anchors.at(site, step.read, in_pieces)
                 way.begin(step.read, states([step.read])[step.read])
@@ -89,9 +92,11 @@ class Sweep:
                 both = {"mean": averaged(every, site.contexts), "bare": bare_of(every, site.contexts)}
                 keys, bare_keys = fleet.rows(mine, both).values()
                 residuals = step.share * (targets[step.read] - way.states[step.read])
+                outputs = None if reach.norm is None else states([layer], "mlp")[layer]
+                moves = reach.asked(residuals, outputs)
             with ledger.timed("solve"):
                 weight = decoder.weight(layer).to(decoder.device, decoder.precision)
-                solution = self.solver.solve(LinearSystem(keys, residuals, weight, layer, bare_keys))
+                solution = self.solver.solve(LinearSystem(keys, moves, weight, layer, bare_keys))
                 change = solution.change.to(decoder.device, decoder.precision)
                 self.total += WeightDelta(decoder.fingerprint, {decoder.parameter_name(layer): change})
                 decoder.set_change(self.total)
@@ -103,12 +108,23 @@ class Sweep:
             left, spent = way.remaining(), perf_counter() - started
             solved, lost = (solution.residual, solution.rank), self._rounding(layer, keys, change)
             del solution
-            row = LedgerRow(batch, layer, step.read, step.share, left, *norms, *solved, spent, lost)
+            swallowed = None if outputs is None else self._swallowed(layer, moves, residuals, outputs)
+            row = LedgerRow(batch, layer, step.read, step.share, left, *norms, *solved, spent, lost, swallowed)
             ledger.rows.append(row)
             self.supplies.tell("layers", i + 1, len(steps))
         for layer, reached in targets.items():
             earlier = [self.targets[layer]] if layer in self.targets else []
             self.targets[layer] = torch.cat([*earlier, reached.cpu()])
+
+    def _swallowed(self, layer: int, moves: Tensor, residuals: Tensor, outputs: Tensor) -> float:
+        """What the norm behind the layer's output keeps back; noted where outputs had to turn too far."""
+        reach = self.solver.reach[layer]
+        if held := int(reach.turned(residuals, outputs).sum()):
+            self.ledger.notes.append(
+                f"layer {layer}: the output of {held} of {len(residuals)} facts would have to turn round to reach "
+                f"their targets through {reach.name}; it is turned, but kept at a tenth of its length"
+            )
+        return reach.swallowed(moves, residuals, outputs)
 
     def _rounding(self, layer: int, keys: Float[Tensor, "fact inner"], change: Float[Tensor, "model inner"]) -> float:
         """|E k| / |dW k| over the facts' keys, with E what rounding the edited weights to the model's dtype did."""

@@ -32,6 +32,7 @@ class StepRecord(TypedDict):
     edit: Layer
     remaining: NotRequired[dict[Layer, FiniteOrNone] | None]
     update_norm: NotRequired[FiniteOrNone]
+    swallowed: NotRequired[FiniteOrNone]
 
 
 @_open

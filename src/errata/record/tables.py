@@ -144,7 +144,10 @@ def skill_table(skills: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def residual_table(ledgers: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Row per method: what is left of the way to its last layer's target after each edited layer (method 6.2)."""
+    """Row per method: what is left of the way to its last layer's target after each edited layer (method 6.2).
+
+    Beneath it, where a norm stands behind the outputs, what that keeps back of each layer's residual (method 1.9).
+    """
     swept = {name: [row for row in ledger["rows"] if row["remaining"]] for name, ledger in ledgers.items()}
     layers = sorted({row["edit"] for steps in swept.values() for row in steps})
     rows = []
@@ -152,6 +155,9 @@ def residual_table(ledgers: Mapping[str, Mapping[str, Any]]) -> Table:
         left = {row["edit"]: list(row["remaining"].values())[-1] for row in steps}
         if left:
             rows.append([name, *(number(left.get(layer), ".2f") for layer in layers)])
+        lost = {row["edit"]: row["swallowed"] for row in steps if row.get("swallowed") is not None}
+        if lost:
+            rows.append([f"{name}, swallowed by the norm", *(number(lost.get(layer), ".2f") for layer in layers)])
     return Table.plain(["after editing layer", *map(str, layers)], rows)
 
 

@@ -10,6 +10,7 @@ from errata.decoder.decoder import Decoder
 from errata.decoder.memory import Peak, free_memory
 from errata.editor import Editor
 from errata.editors.locate_then_edit import LocateThenEdit
+from errata.errors import UnsupportedModel
 from errata.fact import Fact, check_facts
 from errata.recipe import Recipe
 
@@ -32,6 +33,7 @@ def findings(decoder: Decoder, recipe: Recipe) -> list[tuple[str, object]]:
         *([("weights", f"{decoder.origin['format']} from {decoder.origin['types']}")] if decoder.origin else []),
         ("blocks", f"{decoder.depth} at {layout.blocks}"),
         ("down-projection", f"{layout.down_projection} ({transposed}), {decoder.inner(0)} -> {decoder.width}"),
+        ("MLP output", _reaching(decoder, recipe.window)),
         ("final norm, head", f"{layout.final_norm}, {layout.head}"),
         ("dtype, device", f"{str(decoder.dtype).removeprefix('torch.')}, {decoder.device}"),
         ("tokenizer", f"{type(decoder.tokenizer).__name__}, {_leading(decoder)}"),
@@ -39,6 +41,17 @@ def findings(decoder: Decoder, recipe: Recipe) -> list[tuple[str, object]]:
         ("window", f"{told_layers(recipe.window)} ({source})"),
         *([("note", layout.note)] if layout.note else []),
     ]
+
+
+def _reaching(decoder: Decoder, layers: Sequence[int]) -> str:
+    """How the outputs of the layers to be edited reach the stream, measured."""
+    try:
+        told = {layer: str(reach) for layer, reach in decoder.reach(layers).items()}
+    except UnsupportedModel as error:
+        return str(error)
+    if len(set(told.values())) == 1:
+        return next(iter(told.values()))
+    return "; ".join(f"layer {layer}: {text}" for layer, text in told.items())
 
 
 def _leading(decoder: Decoder) -> str:
@@ -81,12 +94,13 @@ def _places(peak: Peak, device: torch.device) -> str:
 
 
 def plan(editor: Editor, facts: Sequence[Fact]) -> list[tuple[str, object]]:
-    """What editing these facts would do. Raises UnusableFacts as the edit itself would."""
+    """What editing these facts would do. Raises UnusableFacts and UnsupportedModel as the edit itself would."""
     check_facts(facts)
     pipeline = editor.pipeline
     told: list[tuple[str, object]] = [("method", f"{editor.method}, changes layers {told_layers(pipeline.edited)}")]
     if isinstance(pipeline, LocateThenEdit):
         site = editor.decoder.tokens.site(facts, editor.supplies.contexts)
+        pipeline.reach(editor.decoder)
         told += [
             ("facts", f"{len(facts)}, all located; {len(site.at_start)} with the decisive token at position 0"),
             ("anchors", f"at {told_layers(pipeline.construction.anchored(pipeline.window))}, on the unedited model"),
