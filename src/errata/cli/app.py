@@ -8,9 +8,12 @@ from typing import Annotated
 
 import typer
 
+from errata.cli.apply import apply
 from errata.cli.bench import bench
+from errata.cli.combine import combine
 from errata.cli.console import fleet_here, in_fleet, warnings_as_lines
 from errata.cli.demo import demo
+from errata.cli.diff import diff
 from errata.cli.doctor import doctor
 from errata.cli.edit import edit
 from errata.cli.ending import TRACEBACK, epilogue, one_line_per_error
@@ -18,16 +21,34 @@ from errata.cli.evaluate import evaluate
 from errata.cli.export import export
 from errata.cli.methods import methods
 from errata.cli.report import report
+from errata.cli.show import show_edit
 from errata.cli.statistics import statistics
 from errata.cli.store import store_app
 from errata.cli.study import study
+from errata.cli.undo import undo
 
 app = typer.Typer(
     no_args_is_help=True,
     help="Edit facts into language models by changing their weights, and measure what else changes.",
 )
-for verb in (demo, edit, export, evaluate, bench, study, report, statistics, doctor, methods):
+for verb in (
+    demo,
+    edit,
+    apply,
+    undo,
+    export,
+    combine,
+    diff,
+    evaluate,
+    bench,
+    study,
+    report,
+    statistics,
+    doctor,
+    methods,
+):
     app.command()(verb)
+app.command("show")(show_edit)
 app.add_typer(store_app, name="store")
 
 

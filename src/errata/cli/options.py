@@ -85,3 +85,4 @@ Device = Annotated[
 Trust = Annotated[
     bool, typer.Option("--trust-remote-code", help="Allow code that comes with the checkpoint to run on this machine.")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of lines and tables.")]

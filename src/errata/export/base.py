@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
+
+from torch import Tensor
 
 from errata.dataset import Case
 from errata.decoder.decoder import Decoder
@@ -100,3 +102,12 @@ def held_by(decoder: Decoder, facts: Sequence[Fact]) -> frozenset[Fact]:
     cases = [Case(fact, str(number)) for number, fact in enumerate(facts)]
     score = evaluate(decoder, cases, (Accuracy("efficacy"),))["efficacy_accuracy"]
     return frozenset(fact for fact, share in zip(facts, score.per_case, strict=True) if share == 1)
+
+
+def residual(edit: WeightEdit, decoder: Decoder, errors: Mapping[str, Tensor]) -> float | None:
+    """|E K| / |dW K| (Frobenius) over the edit's keys K; None without keys. `errors`: parameter -> E [model, inner]."""
+    layers = {decoder.parameter_name(layer): keys.double().cpu() for layer, keys in edit.keys.items()}
+    known = [name for name in errors if name in layers]
+    lost = sum(float((layers[name] @ errors[name].double().cpu().T).square().sum()) for name in known)
+    moved = sum(float((layers[name] @ edit.delta.changes[name].double().cpu().T).square().sum()) for name in known)
+    return (lost / moved) ** 0.5 if moved else None

@@ -8,10 +8,16 @@ from typing import Any
 
 from errata.errors import UnfitParts, UnknownName
 from errata.export.base import Form
+from errata.export.checkpoint import Checkpoint
 from errata.export.gguf import Gguf
+from errata.export.gguf_lora import GgufLora
+from errata.export.lora import Lora
 
 FORMS: dict[str, type[Form]] = {
+    "checkpoint": Checkpoint,
     "gguf": Gguf,
+    "gguf-lora": GgufLora,
+    "lora": Lora,
 }
 
 

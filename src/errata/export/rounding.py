@@ -15,7 +15,7 @@ from errata.decoder.gguf import architecture_of
 from errata.delta import WeightDelta
 from errata.editors.base import WeightEdit
 from errata.errors import UnsupportedModel, WrongModel
-from errata.export.base import changed, held_by
+from errata.export.base import changed, held_by, residual
 from errata.export.stored import WRITABLE, Stored, stored, values_of
 from errata.fact import Fact
 
@@ -92,7 +92,7 @@ def rounded(edit: WeightEdit, decoder: Decoder, tensors: Tensors, type: str) -> 
         errors[parameter] = changes[parameter] - change
     with changed(decoder, WeightDelta(edit.delta.fingerprint, changes)):
         held = held_by(decoder, edit.facts)
-    return Rounded(type, matrices, held, _residual(edit, decoder, errors))
+    return Rounded(type, matrices, held, residual(edit, decoder, errors))
 
 
 def smallest(tried: Sequence[Rounded], wanted: frozenset[Fact]) -> Rounded:
@@ -104,16 +104,6 @@ def _original(decoder: Decoder, parameter: str) -> Tensor:
     """The values of a parameter of the unedited model, [model, inner]."""
     values = decoder.weights.original(parameter)
     return (values.T if decoder.weights.is_transposed(parameter) else values).cpu()
-
-
-def _residual(edit: WeightEdit, decoder: Decoder, errors: Mapping[str, Tensor]) -> float | None:
-    layers = {decoder.parameter_name(layer): keys.float().cpu() for layer, keys in edit.keys.items()}
-    known = [name for name in errors if name in layers]
-    if not known:
-        return None
-    lost = sum(float((layers[name] @ errors[name].T).square().sum()) for name in known)
-    moved = sum(float((layers[name] @ edit.delta.changes[name].float().cpu().T).square().sum()) for name in known)
-    return (lost / moved) ** 0.5 if moved else None
 
 
 def _bits(type: str) -> float:

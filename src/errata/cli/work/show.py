@@ -1,0 +1,109 @@
+"""The parts of errata show: a saved edit described as JSON types, and printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from errata.cli.console import write_out
+from errata.editors.base import WeightEdit
+from errata.editors.folder import LEDGER, is_edit
+from errata.editors.saved import load_edit
+from errata.editors.side_memory import SideMemory
+from errata.export.checkpoint import EDIT
+from errata.export.copies import INSIDE
+from errata.record.tables import Table
+
+SHOWN = 10
+"""Facts printed."""
+KEPT = ("method", "model", "dtype", "window", "notes", "verdict", "scores", "taken_back", "versions")
+"""What of a manifest is shown as it is."""
+
+
+def edit_in(folder: Path) -> Path:
+    """The folder of the edit: itself, or within a checkpoint that errata wrote. Raises StoreError."""
+    inside = folder / INSIDE / EDIT
+    if not is_edit(folder) and is_edit(inside):
+        return inside
+    return folder
+
+
+def described(folder: Path) -> dict[str, Any]:
+    """A saved edit in JSON types. Raises StoreError."""
+    edit = load_edit(folder)
+    said = {key: edit.manifest[key] for key in KEPT if key in edit.manifest}
+    facts = [{"prompt": fact.text, "target": fact.target_new} for fact in edit.facts]
+    size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    matrices, base = [], ""
+    if isinstance(edit, WeightEdit):
+        base = edit.delta.fingerprint
+        for name, change in edit.delta.changes.items():
+            matrices.append({"name": name, "shape": list(change.shape), "size": float(change.double().norm())})
+    elif isinstance(edit, SideMemory):
+        base = edit.fingerprint
+    return {
+        "folder": str(folder),
+        "kind": type(edit).__name__,
+        **said,
+        "fingerprint": base,
+        "facts": facts,
+        "matrices": matrices,
+        "left": _left(folder),
+        "combined": len(edit.manifest.get("combined", [])),
+        "bytes": size,
+    }
+
+
+def in_words(said: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """Names and values to print."""
+    kinds = {
+        "WeightEdit": "a change of weights",
+        "SideMemory": "a side memory, which leaves all weights as they are",
+    }
+    versions = said.get("versions")
+    version = versions.get("errata") if isinstance(versions, Mapping) else None
+    rows: list[tuple[str, object]] = [
+        ("edit", f"{said['folder']}, {kinds.get(said['kind'], said['kind'])}, {said['bytes'] / 1e6:.1f} MB"),
+        ("method", said.get("method", "-")),
+        ("base", f"{said.get('model', '-')} in {said.get('dtype', '-')}"),
+        ("fingerprint", said["fingerprint"]),
+        ("layers", _layers(said.get("window"))),
+        ("facts", len(said["facts"])),
+    ]
+    if version:
+        rows.append(("made with", f"errata {version}"))
+    if said["combined"]:
+        rows.append(("combined from", f"{said['combined']} edits"))
+    rows += [("verdict", said["verdict"])] if "verdict" in said else []
+    rows += [("left of the way", f"{said['left']:.2f} after the last layer")] if said["left"] is not None else []
+    return rows + [("note", note) for note in said.get("notes", ())]
+
+
+def fact_table(said: Mapping[str, Any]) -> Table:
+    rows = [[fact["prompt"], fact["target"]] for fact in said["facts"][:SHOWN]]
+    return Table.plain(["prompt", "continued by"], rows, 2)
+
+
+def matrix_table(said: Mapping[str, Any]) -> Table:
+    rows = [[one["name"], " x ".join(map(str, one["shape"])), f"{one['size']:.3g}"] for one in said["matrices"]]
+    return Table.plain(["changed matrix", "shape", "|dW|"], rows, 1)
+
+
+def print_json(said: object) -> None:
+    write_out(json.dumps(said, indent=2, ensure_ascii=False))
+
+
+def _layers(window: object) -> str:
+    return ", ".join(map(str, window)) if isinstance(window, Sequence) and not isinstance(window, str) else "-"
+
+
+def _left(folder: Path) -> float | None:
+    """What the ledger says is left of the way to the targets after the last step; None without one."""
+    try:
+        ledgers = json.loads((folder / LEDGER).read_text(encoding="utf-8"))
+        rows = next(iter(ledgers.values()))["rows"]
+        return float(list(rows[-1]["remaining"].values())[-1])
+    except (OSError, ValueError, LookupError, StopIteration, TypeError, AttributeError, RecursionError):
+        return None

@@ -1,0 +1,173 @@
+"""Checkpoint: the base's folder with the edited matrices changed, and in `errata/` all that is needed to undo it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from transformers.utils import cached_file
+
+from errata.decoder.decoder import Decoder
+from errata.delta import WeightDelta, write_tensors
+from errata.editors.base import WeightEdit
+from errata.errors import NotFinite, UnsupportedModel, WrongModel
+from errata.export.base import Form, Written, changed, fitted, held_by, residual
+from errata.export.card import card
+from errata.export.copies import INSIDE, copied, files_of, is_left_out
+from errata.files import check_folder, refuse_to_replace, whole_folder, write_text
+from errata.shards import Shards, has_shards
+
+RECORD, ORIGINAL, EDIT, BASE = "checkpoint.json", "original.safetensors", "edit", "base"
+"""In the subfolder: digests of the base's files; edited tensors as they were; the edit; files that gave way."""
+KIND = "errata.checkpoint"
+CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """An edited tensor of a file: its name there, its values before and after, as stored."""
+
+    name: str
+    before: Tensor
+    after: Tensor
+
+    @property
+    def change(self) -> Tensor:
+        """What was added in fact, after rounding, as it is stored."""
+        wide = torch.promote_types(self.before.dtype, torch.float32)
+        return self.after.to(wide) - self.before.to(wide)
+
+
+@dataclass(frozen=True)
+class Checkpoint(Form):
+    """A folder that transformers, vLLM and others load: files, shards and dtype as the base has them."""
+
+    summary: ClassVar[str] = "a whole model folder for transformers and vLLM, which `errata undo` turns back"
+
+    def check(self, base: str, output: Path) -> None:
+        refuse_to_replace(output)
+        check_folder(output)
+
+    def write(self, edit: WeightEdit, decoder: Decoder, output: Path) -> Written:
+        self.check(decoder.name, output)
+        decoder.check_unedited()
+        edit, notes = fitted(edit, decoder)
+        with changed(decoder, edit.delta):
+            exact = held_by(decoder, edit.facts)
+        with whole_folder(output) as made, source_of(decoder, made) as source:
+            shards = Shards(source)
+            tensors = {name: replaced(name, edit, decoder, shards) for name in edit.delta.changes}
+            with changed(decoder, _as_stored(edit, decoder, tensors)):
+                held = held_by(decoder, edit.facts)
+            left_out = _copy(shards, made, tensors)
+            edit.save(made / INSIDE / EDIT)
+            lines = [
+                ("base", decoder.name),
+                ("facts that hold", f"{len(held)} of {len(edit.facts)} ({len(exact)} with the edit itself)"),
+                *_in_words(edit, decoder, tensors),
+                ("to undo", f"errata undo {output} -o FOLDER"),
+            ]
+            use = f"from transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained({THIS})"
+            front = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+            write_text(made / CARD, card(edit, decoder.name, "An edit", use, lines, front))
+        if left_out:
+            notes.append(f"left out, because they hold the unedited weights: {', '.join(left_out)}")
+        return Written(lines, notes, complete=exact <= held)
+
+
+THIS = '"THIS FOLDER"'
+
+
+@contextmanager
+def source_of(decoder: Decoder, made: Path) -> Iterator[Path]:
+    """The folder that the decoder was loaded from; if it has no safetensors, one written for the moment from it."""
+    name = str(decoder.model.name_or_path)
+    folder = Path(name)
+    if name and not folder.is_dir() and not name.endswith(".gguf"):
+        file = cached_file(name, "config.json", local_files_only=True, _raise_exceptions_for_missing_entries=False)
+        folder = Path(file).parent if file else folder
+    if has_shards(folder):
+        yield folder
+        return
+    written = made.with_name(f"{made.name}-base")
+    try:
+        decoder.save(written)
+        yield written
+    finally:
+        shutil.rmtree(written, ignore_errors=True)
+
+
+def replaced(parameter: str, edit: WeightEdit, decoder: Decoder, shards: Shards) -> Replaced:
+    """An edited tensor in its file. Raises UnsupportedModel, NotFinite, WrongModel if the file holds other values."""
+    if not decoder.weights.is_dense(parameter):
+        raise UnsupportedModel(
+            f"{decoder.name} is stored in fewer bits; a checkpoint would have to quantise {parameter} again. Nothing "
+            "was written. Use --to lora."
+        )
+    name = name_in(shards, parameter)
+    before, own = shards[name], decoder.weights.original(parameter).cpu()
+    if before.shape != own.shape or not torch.equal(before.to(own.dtype), own):
+        raise WrongModel(f"{shards.folder}: {name} holds other values than {parameter} of the model. Nothing written.")
+    change = edit.delta.changes[parameter].cpu()
+    exact = torch.promote_types(before.dtype, torch.promote_types(change.dtype, torch.float32))
+    change = change.T if decoder.weights.is_transposed(parameter) else change
+    after = (before.to(exact) + change.to(exact)).to(before.dtype)
+    if not torch.isfinite(after).all():
+        raise NotFinite(f"{name}: the edited matrix has values too large for {before.dtype}. Nothing was written.")
+    return Replaced(name, before, after)
+
+
+def name_in(shards: Shards, parameter: str) -> str:
+    """The name of a parameter in the files, which may lack or have a beginning. Raises UnsupportedModel."""
+    if parameter in shards:
+        return parameter
+    parts = parameter.split(".")
+    first = next((i for i, part in enumerate(parts) if part.isdecimal()), 0)
+    ending = "." + ".".join(parts[max(0, first - 1) :])
+    alike = [name for name in shards if f".{name}".endswith(ending)]
+    if len(alike) != 1:
+        raise UnsupportedModel(f"{shards.folder}: its files have no tensor for {parameter}. Nothing was written.")
+    return alike[0]
+
+
+def _as_stored(edit: WeightEdit, decoder: Decoder, tensors: Mapping[str, Replaced]) -> WeightDelta:
+    turned = decoder.weights.is_transposed
+    changes = {name: one.change.T if turned(name) else one.change for name, one in tensors.items()}
+    return WeightDelta(edit.delta.fingerprint, changes)
+
+
+def _copy(shards: Shards, made: Path, tensors: Mapping[str, Replaced]) -> list[str]:
+    """Every file of the base into the new folder, and into `errata/` what undoes it. Returns what was left out."""
+    over = {shards.places[one.name]: one.after for one in tensors.values()}
+    digests, left_out = {}, []
+    for file in files_of(shards.folder):
+        if is_left_out(file, shards):
+            left_out.append(file)
+            continue
+        gives_way = file == CARD or file.startswith(f"{INSIDE}/")
+        target = made / INSIDE / BASE / file if gives_way else made / file
+        here = {place: tensor for place, tensor in over.items() if place.file == file}
+        digests[file] = copied(shards.folder / file, target, here)
+    originals = {one.name: one.before.contiguous() for one in tensors.values()}
+    write_tensors(made / INSIDE / ORIGINAL, originals, {"kind": "errata.original"})
+    record = {"kind": KIND, "files": digests, "shards": shards.files}
+    write_text(made / INSIDE / RECORD, json.dumps(record, indent=1))
+    return left_out
+
+
+def _in_words(edit: WeightEdit, decoder: Decoder, tensors: Mapping[str, Replaced]) -> Iterator[tuple[str, object]]:
+    stored = _as_stored(edit, decoder, tensors).changes
+    lost = residual(edit, decoder, {name: stored[name] - edit.delta.changes[name].to(stored[name]) for name in stored})
+    dtypes = ", ".join(sorted({str(one.before.dtype).removeprefix("torch.") for one in tensors.values()}))
+    if lost is not None:
+        yield "rounding", f"to {dtypes} changes {lost:.2%} of what the edit does to its keys"
+    size = sum(one.before.nbytes for one in tensors.values())
+    yield "changed", f"{len(tensors)} matrices"
+    yield "originals kept", f"{size / 1e6:.1f} MB in {INSIDE}/{ORIGINAL}"
