@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 # Read once, when transformers and errata are first imported: so before any test module is.
 _SHELF = tempfile.TemporaryDirectory(prefix="errata-tests-")
@@ -33,3 +34,18 @@ def shelf() -> Iterator[str]:
 def same_seed() -> None:
     """Each test starts from one seed, whatever ran before it."""
     torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need real models are skipped unless they are named."""
+    if "ERRATA_REAL" not in os.environ:
+        skip = pytest.mark.skip(reason="set ERRATA_REAL to a folder of real models")
+        for item in items:
+            if item.get_closest_marker("real"):
+                item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def real_models() -> Path:
+    """The folder of real models, for tests that are marked as `real`."""
+    return Path(os.environ["ERRATA_REAL"])
