@@ -13,7 +13,13 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from errata.fact import Fact
 
@@ -27,6 +33,8 @@ _WIDE = _SIZES | {"num_hidden_layers": 5, "intermediate_size": 80}
 _GROUPED = _WIDE | {"num_key_value_heads": 2, "head_dim": 12}
 _GEMMA = _GROUPED | {"num_hidden_layers": 6, "query_pre_attn_scalar": 12}
 _THIRDS = {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2}
+_GEMMA4 = _GEMMA | _THIRDS | {"per_layer_config": {}, "hidden_size_per_layer_input": 0}
+_SMALL = {"num_kv_shared_layers": 3, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCABULARY}
 _FALCON = _WIDE | {"ffn_hidden_size": 96}
 _OPT = _SIZES | {"num_hidden_layers": 5, "ffn_dim": 96}
 _GPT: Settings = {"n_embd": 48, "n_layer": 5, "n_head": 4, "n_inner": 96, "n_positions": 96}
@@ -57,15 +65,22 @@ _VARIANTS: dict[str, tuple[str, Settings]] = {
     "gpt_neo-sliding": ("gpt_neo", _NEO | {"window_size": 5}),
     "gemma2-sliding": ("gemma2", _GEMMA | {"sliding_window": 5, "final_logit_softcapping": 5.0}),
     "gemma3_text-sliding": ("gemma3_text", _GEMMA | _THIRDS | {"sliding_window": 5}),
+    "gemma4_text-small": ("gemma4_text", _GEMMA4 | _SMALL),
     "gpt_neox-serial": ("gpt_neox", _WIDE | {"use_parallel_residual": False}),
     "falcon-new": ("falcon", _FALCON | {"new_decoder_architecture": True, "num_kv_heads": 2}),
     "falcon-alibi": ("falcon", _FALCON | {"alibi": True, "parallel_attn": False, "bias": True}),
     "opt-post-norm": ("opt", _OPT | {"do_layer_norm_before": False, "word_embed_proj_dim": 32}),
 }
 
+_NESTED: Settings = {"vocab_size": VOCABULARY, "bos_token_id": None, "pad_token_id": None}
+_LIKE_LLAMA = ("apertus", "arcee", "ernie4_5", "hunyuan_v1_dense", "ministral3", "nemotron", "seed_oss")
+
 # Known to a layout file, built to see that the file is right.
 _PICTURES: Settings = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 _PICTURES |= {"intermediate_size": 32, "image_size": 28, "patch_size": 14}
+_PIXTRAL = {"model_type": "pixtral", "head_dim": 16} | _PICTURES
+_QWEN_PICTURES: Settings = {"hidden_size": 32, "depth": 1, "num_heads": 2, "intermediate_size": 32}
+_QWEN_PICTURES |= {"patch_size": 14, "out_hidden_size": 48, "num_position_embeddings": 16}
 _RELATIVES: dict[str, Settings] = {
     "bloom": {"hidden_size": 48, "n_layer": 5, "n_head": 4},
     "cohere": _GROUPED | {"logit_scale": 0.5},
@@ -83,13 +98,45 @@ _RELATIVES: dict[str, Settings] = {
     "smollm3": _GROUPED,
     "stablelm": _WIDE | {"num_attention_heads": 3, "num_key_value_heads": 3},
     "starcoder2": _GROUPED,
+    "glm": _GROUPED,
+    "glm4": _GROUPED,
+    "exaone4": _GROUPED | {"layer_types": ["sliding_attention", "full_attention"] * 2 + ["sliding_attention"]},
+    "mistral3": {"text_config": {"model_type": "mistral"} | _GROUPED | _NESTED, "vision_config": _PIXTRAL},
+    "gemma4": {"text_config": _GEMMA4 | _NESTED | {"pad_token_id": 0}, "vision_config": _PICTURES},
+    "gemma4_text": _GEMMA4,
+}
+
+
+# Attention in some blocks, a recurrent state or a convolution in others, or both in each.
+_MAMBA: Settings = {"mamba_n_heads": 8, "mamba_d_head": 12, "mamba_d_state": 8, "mamba_chunk_size": 16}
+_LINEAR = {"linear_num_key_heads": 2, "linear_num_value_heads": 4}
+_LINEAR |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8}
+_THREE_OF_FOUR = {"layer_types": ["linear_attention"] * 3 + ["full_attention", "linear_attention"]}
+_HYBRIDS: dict[str, Settings] = {
+    "falcon_h1": _GROUPED | _MAMBA | {"mamba_d_ssm": 96, "mlp_multipliers": [0.8, 0.5]},
+    "granitemoehybrid": _WIDE
+    | _MAMBA
+    | {"num_local_experts": 0, "shared_intermediate_size": 80, "residual_multiplier": 0.5}
+    | {"layer_types": ["linear_attention", "full_attention"] * 2 + ["linear_attention"]},
+    "lfm2": _WIDE
+    | {"num_key_value_heads": 2, "block_auto_adjust_ff_dim": False}
+    | {"layer_types": ["conv", "full_attention", "conv", "conv", "full_attention"]},
+    "qwen3_5": {"text_config": _GROUPED | _LINEAR | _THREE_OF_FOUR | _NESTED, "vision_config": _QWEN_PICTURES},
+    "qwen3_5_text": _GROUPED | _LINEAR | _THREE_OF_FOUR,
 }
 
 _MOE = _GROUPED | {"moe_intermediate_size": 32, "shared_expert_intermediate_size": 32}
 _EXPERTS: dict[str, Settings] = {
     "mixtral": _GROUPED | {"num_local_experts": 4},
     "qwen2_moe": _MOE | {"num_experts": 4},
+    "qwen3_next": _MOE | _LINEAR | _THREE_OF_FOUR | {"num_experts": 4},
+    "llama4_text": _GROUPED | {"num_local_experts": 4, "intermediate_size_mlp": 80, "interleave_moe_layer_step": 1},
+    "granitemoehybrid": _HYBRIDS["granitemoehybrid"] | {"num_local_experts": 4, "experts_implementation": "eager"},
 }
+
+
+WITH_IMAGES = ("gemma3", "gemma4", "mistral3", "qwen3_5")
+"""Built as published, with their vision tower."""
 
 
 def tiny_model(
@@ -98,8 +145,9 @@ def tiny_model(
     """A causal LM of this type with seeded random weights, in evaluation mode, its parameters frozen."""
     special = {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": None}
     config = AutoConfig.for_model(model_type, vocab_size=VOCABULARY, **special | settings)
+    loader = AutoModelForImageTextToText if model_type in WITH_IMAGES else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model: PreTrainedModel = loader.from_config(config, dtype=torch.float32)
     draw = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         noise = torch.randn(parameter.shape, generator=draw, dtype=torch.float64)
@@ -116,6 +164,8 @@ Builder = Callable[..., PreTrainedModel]  # (dtype=torch.float64, seed=0, **sett
 
 FAMILIES: dict[str, Builder] = {name: partial(tiny_model, name, **row) for name, row in _SETTINGS.items()}
 VARIANTS: dict[str, Builder] = {name: partial(tiny_model, kind, **row) for name, (kind, row) in _VARIANTS.items()}
+HYBRIDS: dict[str, Builder] = {name: partial(tiny_model, name, **row) for name, row in _HYBRIDS.items()}
+LIKE_LLAMA: dict[str, Builder] = {name: partial(tiny_model, name, **_GROUPED) for name in _LIKE_LLAMA}
 RELATIVES: dict[str, Builder] = {name: partial(tiny_model, name, **row) for name, row in _RELATIVES.items()}
 EXPERTS: dict[str, Builder] = {  # to be refused, not run: grouped matrix products know no float64
     name: partial(tiny_model, name, dtype=torch.float32, **row) for name, row in _EXPERTS.items()

@@ -12,21 +12,44 @@ from torch import Tensor
 from benchmarks import plain
 from benchmarks.plain import PlainModel, plain_anchors
 from errata.decoder.decoder import Decoder
-from errata.decoder.layout import known_layouts
+from errata.decoder.generation import likeliest
+from errata.decoder.layout import discover, known_layouts
 from errata.decoder.site import Contexts
 from errata.delta import WeightDelta
 from errata.errors import UnsupportedModel
 from errata.targets.anchor import AnchorSettings, optimise_anchors, packable, rows_of
-from tests.models import EXPERTS, FAMILIES, RELATIVES, TINY_CONTEXTS, VARIANTS, tiny_facts, tokenizer_of
+from errata.targets.search import Search
+from tests.models import (
+    EXPERTS,
+    FAMILIES,
+    HYBRIDS,
+    LIKE_LLAMA,
+    RELATIVES,
+    TINY_CONTEXTS,
+    VARIANTS,
+    tiny_facts,
+    tiny_model,
+    tiny_tokenizer,
+    tokenizer_of,
+)
 
-BUILDERS = FAMILIES | VARIANTS | RELATIVES
-NORMED = {"gemma2", "gemma3", "gemma3_text", "olmo2", "olmo3", "opt-post-norm", "granite"}  # of the MLP's output
+BUILDERS = FAMILIES | VARIANTS | RELATIVES | HYBRIDS | LIKE_LLAMA
+NORMED = {"gemma2", "gemma3", "gemma3_text", "gemma4", "gemma4_text", "gemma4_text-small"}  # the MLP's output is
+NORMED |= {"olmo2", "olmo3", "glm4", "exaone4", "opt-post-norm"}
+NORMED |= {"granite", "granitemoehybrid", "falcon_h1"}  # or multiplied by a constant
 GROUPS = (("{}",), TINY_CONTEXTS[:2])
 CONTEXTS = Contexts(GROUPS)
 # These compute attention's softmax in float32 whatever the model's precision; all others are exact in float64.
 COARSE = {"gptj", "gpt_neo", "gpt_neo-sliding", "gemma2", "gemma2-sliding"}
-# Near the end a short window keeps a change from reaching the target, and its gradient is rounding alone.
-DEEP = [family for family in VARIANTS if "sliding" not in family]
+COARSE |= {"gemma4", "gemma4_text", "gemma4_text-small"}  # their norms do, and attention is not scaled down
+# Near the end a short window, or keys and values that are those of earlier blocks, keep a change from reaching the
+# target, and its gradient is rounding alone.
+DEEP = [family for family in VARIANTS if "sliding" not in family and "small" not in family]
+SHARED_EXPERTS = {  # and what is said of them
+    "granitemoehybrid": "shared_mlp.output_linear in each block: a layout that names it",
+    "llama4_text": "feed_forward.shared_expert.down_proj in each block: a layout that names it",
+    "qwen2_moe": "shared_expert_gate multiplies .* Use a dense model",
+}
 every_family = pytest.mark.parametrize("family", BUILDERS)
 
 
@@ -136,7 +159,8 @@ def anchors_of(
 
 # Not the last block: the target does not depend on a change made there, so rounding alone decides where it goes.
 @pytest.mark.parametrize(
-    ("family", "layer"), [*((family, 1) for family in BUILDERS), *((family, -2) for family in DEEP)]
+    ("family", "layer"),
+    [*((family, 1) for family in BUILDERS if family not in LIKE_LLAMA), *((family, -2) for family in DEEP)],
 )
 def test_anchors_are_those_of_the_plain_loop(family: str, layer: int) -> None:
     settings = plain.AnchorSettings(lr=0.3, evaluations=5)
@@ -184,7 +208,75 @@ def test_anchors_that_stop_or_touch_the_clamp_are_those_of_the_plain_loop(
     assert min(evaluations) < max(evaluations) == 9  # some stopped, some did not
 
 
+@pytest.mark.parametrize("family", HYBRIDS)
+def test_rows_of_a_model_with_a_recurrent_state_are_never_packed(family: str) -> None:
+    decoder = decoder_of(family)
+    site = decoder.tokens.site(tiny_facts(), CONTEXTS)
+    rows = [rows_of(place, AnchorSettings()) for place in site]
+    for layer in range(decoder.depth):
+        assert packable(decoder, layer, rows) == []
+
+
+@pytest.mark.parametrize("family", HYBRIDS)
+def test_a_recurrent_state_does_not_notice_padding(family: str) -> None:
+    decoder = decoder_of(family)
+    site = decoder.tokens.site([tiny_facts()[i] for i in (3, 5)], CONTEXTS)
+    settings = AnchorSettings(learning_rate=0.3, steps=3)
+    sides = (Search(padding=side) for side in ("right", "left"))
+    right, left = (dict(optimise_anchors(decoder, site, 1, settings, search=side)) for side in sides)
+    assert all(off(left[i].state, right[i].state) < 1e-4 for i in right)  # linear attention is summed in float32
+
+
+@pytest.mark.parametrize("family", HYBRIDS)
+def test_continuations_with_a_recurrent_state_are_those_without_a_cache(family: str) -> None:
+    decoder = decoder_of(family)
+    row = decoder.token_ids(tiny_facts()[0].text)
+    cached, plain = (decoder.continued([row], 5, likeliest, cached=cached) for cached in (True, False))
+    assert cached == plain
+
+
+def test_blocks_whose_keys_and_values_later_ones_read_are_not_skipped() -> None:
+    small, large = decoder_of("gemma4_text-small"), decoder_of("gemma4_text")
+    assert (small.shortcuts.skip, large.shortcuts.skip) == (False, True)
+
+
+def test_a_model_that_looks_ahead_is_refused() -> None:
+    decoder = Decoder(tiny_model("bert", hidden_size=48, num_hidden_layers=2, num_attention_heads=4), tiny_tokenizer())
+    with pytest.raises(UnsupportedModel, match=r"depends on the tokens behind it.*is_decoder=True"):
+        decoder.check_causal()
+
+
+def test_a_mixers_way_out_is_not_taken_for_a_down_projection() -> None:
+    for family, builder in HYBRIDS.items():
+        layout = discover(builder())
+        assert replace(layout, note="", guessed=False, model_types=()) == replace(
+            decoder_of(family).layout, note="", model_types=()
+        )
+    with pytest.raises(UnsupportedModel, match="no linear outside attention and other mixers"):
+        discover(tiny_model("mamba", hidden_size=48, num_hidden_layers=2))
+
+
 @pytest.mark.parametrize("family", EXPERTS)
 def test_mixtures_of_experts_are_refused_by_name(family: str) -> None:
-    with pytest.raises(UnsupportedModel, match=rf"{family}.*mixture of experts"):
+    advice = SHARED_EXPERTS.get(family, "Use a dense model")
+    with pytest.raises(UnsupportedModel, match=rf"{family}.*mixture of experts.*{advice}"):
         Decoder(EXPERTS[family](), tokenizer_of(family))
+
+
+def test_a_shared_expert_is_edited_only_where_a_layout_names_it() -> None:
+    model = EXPERTS["granitemoehybrid"](dtype=torch.float64)
+    layout = known_layouts()["granitemoehybrid"]
+    decoder = Decoder(model, tokenizer_of("granitemoehybrid"), layout)
+    facts = [tiny_facts()[i] for i in (3, 5)]
+    site = decoder.tokens.site(facts, CONTEXTS)
+    found = dict(optimise_anchors(decoder, site, 1, AnchorSettings(learning_rate=0.3, steps=5)))
+    expected = plain_anchors(plain_of(decoder), facts, GROUPS, 1, plain.AnchorSettings(lr=0.3, evaluations=5))
+    assert all(off(found[i].state, expected.z[i]) < 1e-9 for i in found)
+    with pytest.raises(UnsupportedModel, match="routed expert"):
+        Decoder(model, tokenizer_of("llama"), replace(layout, down_projection="block_sparse_moe.experts.down"))
+
+
+def test_a_shared_expert_behind_a_gate_of_its_own_is_refused_though_a_layout_names_it() -> None:
+    layout = replace(known_layouts()["llama"], down_projection="mlp.shared_expert.down_proj")
+    with pytest.raises(UnsupportedModel, match="shared_expert_gate multiplies"):
+        Decoder(EXPERTS["qwen2_moe"](), tokenizer_of("qwen2_moe"), layout)

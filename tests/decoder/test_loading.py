@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from errata import Decoder, Editor, Fact
 from errata.decoder import loading
+from errata.delta import WeightDelta
 from errata.errors import ErrataError, ModelError, RowTooLong, UnknownName, UnsupportedModel
 from tests.editing import decoder_of, editor_of
-from tests.models import FAMILIES, tiny_facts, tokenizer_of
+from tests.models import FAMILIES, HYBRIDS, RELATIVES, WITH_IMAGES, tiny_facts, tokenizer_of
 
 FACTS = tiny_facts()
 
@@ -271,3 +272,27 @@ def test_a_fact_whose_prompt_is_too_long_is_named_with_its_tokens(method: str) -
         editor_of(decoder, method).edit([FACTS[0], long])
     assert "Una" in str(error.value) or "fact 1" in str(error.value)
     assert all(torch.equal(value, before[name]) for name, value in decoder.model.state_dict().items())
+
+
+OTHERWISE_NAMED = {"gemma3", "mistral3"}  # transformers renames their parameters as it reads and writes them
+
+
+@pytest.mark.parametrize("family", WITH_IMAGES)
+def test_a_checkpoint_with_images_stays_one_and_only_the_edited_matrix_changes(family: str, tmp_path: Path) -> None:
+    published = (HYBRIDS | RELATIVES)[family](dtype=torch.float32)
+    published.save_pretrained(tmp_path / "published")
+    tokenizer_of(family).save_pretrained(tmp_path / "published")
+    decoder = Decoder.from_pretrained(tmp_path / "published")
+    assert type(decoder.model) is type(published)
+    name = decoder.parameter_name(1)
+    change = torch.ones(decoder.width, decoder.inner(1))
+    decoder.put_on(WeightDelta(decoder.fingerprint, {name: change}))
+    decoder.save(tmp_path / "edited")
+    before, after = (load_file(tmp_path / folder / "model.safetensors") for folder in ("published", "edited"))
+    assert before.keys() == after.keys()
+    (changed,) = (key for key in before if not torch.equal(before[key], after[key]))
+    assert changed.endswith("language_model" + name.partition("language_model")[2]) or family in OTHERWISE_NAMED
+    assert changed.endswith(name[name.index("layers") :])
+    again = Decoder.from_pretrained(tmp_path / "edited")
+    assert type(again.model) is type(published)
+    assert torch.equal(again.weight(1), decoder.weight(1))

@@ -29,6 +29,7 @@ def doctor(
 
     decoder = open_decoder(model, dtype, device, trust_remote_code, layout)
     decoder.check_finite()
+    decoder.check_causal()
     chosen = recipe_of(decoder, recipe, window)
     editor = Editor(decoder, method, recipe=chosen, corpus=corpus_of(model, corpus))
     say("the model")

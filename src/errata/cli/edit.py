@@ -132,6 +132,7 @@ def edit(
     check_places(output, checkpoint)
     decoder = open_decoder(model, dtype, device, trust_remote_code, layout)
     decoder.check_finite()
+    decoder.check_causal()
     chosen = recipe_of(decoder, recipe, window)
     guard = USUAL if guarded else None
     with progress() as tell:

@@ -323,6 +323,7 @@ class Decoder(Passes):
         if not same:
             self.check_unedited()
         self.check_finite()
+        self.check_causal()
         with self.weights.computing(), self.weights.unless_it_fails():
             yield
 

@@ -24,6 +24,7 @@ class Frontier:
     """
 
     def __init__(self, decoder: Passes, prompts: Sequence[Prompt]) -> None:
+        decoder.check_causal()
         self.decoder = decoder
         self.stems = [prompt.stem for prompt in prompts]
         self.batches = list(decoder.batches([len(stem.ids) for stem in self.stems]))

@@ -21,6 +21,14 @@ from errata.rows import read_text
 Space = Literal["block", "mlp"]
 """What is meant by a layer's state: its block's output, or its down-projection's (method 5.1)."""
 
+MIXERS = ("att", "mamba", "mixer", "conv", "ssm", "recurrent", "temporal")
+"""Words in the names of modules that mix tokens with each other."""
+MLPS = ("mlp", "ffn", "feed_forward", "feedforward")
+"""Words in the names of modules that work on each token alone."""
+ROUTED = frozenset({"experts", "router", "gate"})
+"""Names of modules in a mixture that not every token passes, or that choose."""
+GATE = "shared_expert_gate"
+"""The name of what multiplies a shared expert's output by a number of the token's own."""
 _NEEDED = ("blocks", "down_projection", "head")
 _OPTIONAL: dict[str, Any] = {"model_types": [], "mlp": None, "attention": None, "final_norm": None, "note": ""}
 
@@ -86,7 +94,7 @@ def _layout(where: str, row: dict[Any, Any]) -> DecoderLayout:
 
 def layout_of(model: PreTrainedModel, given: DecoderLayout | None = None) -> DecoderLayout:
     """The layout given, the family's, or one discovered by structure (`guessed`). Raises UnsupportedModel."""
-    _refuse_experts(model)
+    _refuse_experts(model, given)
     layout = given or known_layouts().get(model.config.model_type) or discover(model)
     for block in blocks_of(model, layout):
         if not isinstance(block.get_submodule(layout.down_projection), (nn.Linear, Conv1D)):
@@ -116,45 +124,69 @@ def blocks_of(model: PreTrainedModel, layout: DecoderLayout) -> list[nn.Module]:
 
 
 def discover(model: PreTrainedModel) -> DecoderLayout:
-    """Guess a layout: the longest list of like blocks, and in a block the last linear back to the hidden size.
+    """Guess a layout: the largest list of blocks, and in each of them a linear that leads back to the hidden size.
 
-    Attention's output projection also leads back to the hidden size, so a linear counts only if it is not
-    square, or if its path names no attention. Raises UnsupportedModel if the structure is another one.
+    Attention, convolutions and state-space mixers end in such a linear too, so a path that names one does not count;
+    one that names an MLP goes before others, and the last before earlier ones. Raises UnsupportedModel if the
+    structure is another one.
     """
     kind = model.config.model_type
-    lists = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) > 1]
-    lists = [(n, m) for n, m in lists if len({type(block) for block in m}) == 1 and any(_linears(m[0]))]
+    width = _width(model)
+    lists = _lists_of_blocks(model)
     if not lists:
         raise UnsupportedModel(
             f"{kind}: found no list of alike blocks with linear layers; give its layout as a YAML file: --layout FILE"
         )
-    blocks, members = max(lists, key=lambda item: len(item[1]) * sum(p.numel() for p in item[1][0].parameters()))
-    width = model.config.get_text_config(decoder=True).hidden_size
-    back = [
-        name for name, linear in _linears(members[0]) if linear_shape(linear)[0] == width and "att" not in name.lower()
-    ]
+    blocks, members = max(lists.items(), key=lambda item: sum(p.numel() for p in item[1].parameters()))
+    back = _leading_back(members, width)
     if not back:
-        raise UnsupportedModel(f"{kind}: no linear in {blocks}[0] outside attention leads back to width {width}")
+        raise UnsupportedModel(
+            f"{kind}: no linear outside attention and other mixers is in all blocks of {blocks} and leads back to "
+            f"width {width}, so not every block has a down-projection; errata edits models in which each has one"
+        )
     head = model.get_output_embeddings()
     names = {id(module): name for name, module in model.named_modules()}
     if head is None or id(head) not in names:
         raise UnsupportedModel(f"{kind}: no output embedding; a causal language model is needed")
-    parent = blocks.rpartition(".")[0]
+    parent, _, own = blocks.rpartition(".")
     siblings = [name for name, _ in model.get_submodule(parent).named_children()]
     norms = [name for name in siblings if "norm" in name.lower() or "ln_f" in name.lower()]
+    behind = [name for name in norms if siblings.index(name) > siblings.index(own)]
     return DecoderLayout(
         model_types=(kind,),
         blocks=blocks,
         down_projection=back[-1],
         mlp=back[-1].rpartition(".")[0] or None,
-        attention=next(
-            (n for n, _ in members[0].named_children() if "att" in n.lower() and "norm" not in n.lower()), None
-        ),
-        final_norm=f"{parent}.{norms[-1]}".lstrip(".") if norms else None,
+        attention=next((n for n in _in_all(members) if "att" in n.lower() and "norm" not in n.lower()), None),
+        final_norm=f"{parent}.{(behind or norms[-1:])[0]}".lstrip(".") if norms else None,
         head=names[id(head)],
         note="discovered by structure; check it before you trust it",
         guessed=True,
     )
+
+
+def _lists_of_blocks(model: PreTrainedModel) -> dict[str, nn.ModuleList]:
+    """Lists of two and more blocks with linears, outermost ones alone; of the text half where a model has several."""
+    lists = {n: m for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) > 1}
+    lists = {n: m for n, m in lists.items() if not any(n.startswith(f"{outer}.") for outer in lists)}
+    lists = {n: m for n, m in lists.items() if all(any(_linears(block)) for block in m)}
+    text = {id(module) for module in model.get_decoder().modules()}
+    return {n: m for n, m in lists.items() if id(m) in text} or lists
+
+
+def _leading_back(blocks: nn.ModuleList, width: int) -> list[str]:
+    """Paths, the same in all blocks, of linears outside mixers that give as many values as the stream has."""
+    found = [name for name, linear in _linears(blocks[0]) if linear_shape(linear)[0] == width]
+    found = [name for name in found if not any(word in name.lower() for word in MIXERS)]
+    for block in blocks:
+        inside = {name for name, linear in _linears(block) if linear_shape(linear)[0] == width}
+        found = [name for name in found if name in inside]
+    return [name for name in found if any(word in name.lower() for word in MLPS)] or found
+
+
+def _in_all(blocks: nn.ModuleList) -> list[str]:
+    """Names of children that all blocks have."""
+    return [name for name, _ in blocks[0].named_children() if all(name in dict(b.named_children()) for b in blocks)]
 
 
 def linear_shape(linear: nn.Module) -> tuple[int, int]:
@@ -169,10 +201,44 @@ def _linears(block: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((n, m) for n, m in block.named_modules() if isinstance(m, (nn.Linear, Conv1D)))
 
 
-def _refuse_experts(model: PreTrainedModel) -> None:
-    for name, _ in model.named_modules():
-        if {"experts", "router"} & set(name.split(".")):
-            raise UnsupportedModel(
-                f"{model.config.model_type}: {name} is a mixture of experts; which expert a fact passes through "
-                "depends on the prompt, so one down-projection per block cannot be edited. Use a dense model."
-            )
+def _refuse_experts(model: PreTrainedModel, given: DecoderLayout | None) -> None:
+    """Raises UnsupportedModel for a mixture of experts, unless the layout given is of one that all tokens pass."""
+    names = [name for name, _ in model.named_modules()]
+    routed = [name for name in names if {"experts", "router"} & set(name.split("."))]
+    if not routed:
+        return
+    kind = model.config.model_type
+    gates = [name for name in names if name.endswith(GATE)]
+    if given is not None and ROUTED & set(given.down_projection.split(".")):
+        raise UnsupportedModel(f"{kind}: {given.down_projection} is a routed expert's, which not every token passes")
+    if given is not None and not gates:
+        return
+    shared = shared_experts(model)
+    advice = "Use a dense model."
+    if gates:
+        advice = f"{gates[0]} multiplies what the shared expert gives by a factor of each token's own. {advice}"
+    elif shared:
+        advice = (
+            f"Every token also passes {shared[0]} in each block: a layout that names it (--layout FILE, see "
+            "docs/models.md) edits that alone, and leaves what routed experts add as it is."
+        )
+    raise UnsupportedModel(
+        f"{kind}: {routed[0]} is a mixture of experts; which expert a fact passes through depends on the prompt, so "
+        f"one down-projection per block cannot be edited. {advice}"
+    )
+
+
+def shared_experts(model: PreTrainedModel) -> list[str]:
+    """Paths in all blocks of linears that lead from a shared expert back to the stream."""
+    lists = _lists_of_blocks(model)
+    if not lists:
+        return []
+    blocks = max(lists.values(), key=lambda members: sum(p.numel() for p in members.parameters()))
+    width = _width(model)
+    return [name for name in _leading_back(blocks, width) if "shared" in name and not ROUTED & set(name.split("."))]
+
+
+def _width(model: PreTrainedModel) -> int:
+    """The size of the residual stream, as far as the configuration tells."""
+    embedding: Any = model.get_input_embeddings()
+    return int(getattr(model.config.get_text_config(decoder=True), "hidden_size", embedding.weight.shape[1]))

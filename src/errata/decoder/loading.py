@@ -8,7 +8,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from errata.decoder.gguf import (
     check_all_read,
@@ -79,7 +86,7 @@ def _from_checkpoint(
     if not shared["trust_remote_code"]:
         _refuse_kernels(name, config, options.get("attn_implementation"))
     tokenizer = tokenizer or AutoTokenizer.from_pretrained(name, **shared)
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = loader_of(config).from_pretrained(
         name, config=config, dtype=dtype, output_loading_info=True, **options
     )
     return loaded[0], tokenizer, loaded[1]
@@ -103,6 +110,15 @@ def _from_gguf(
     check_all_read(loaded[0], reader, file)
     without_quantiser(loaded[0])
     return loaded[0], tokenizer, loaded[1], origin_of(file, reader)
+
+
+def loader_of(config: Any) -> Any:
+    """The loader of the class that wrote a checkpoint: one that also takes images keeps all of its parts and names."""
+    written, kind = (config.architectures or [""])[0], type(config)
+    with_images: Any = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    if kind in with_images and with_images[kind].__name__ == written:
+        return AutoModelForImageTextToText
+    return AutoModelForCausalLM
 
 
 def check_options(options: Iterable[str], own: Iterable[str] = ()) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ from errata.decoder.generation import Choice, continued, likeliest, of_one_lengt
 from errata.decoder.layout import DecoderLayout
 from errata.decoder.memory import CPU_PASS, tokens_at_once
 from errata.decoder.rows import at_places, grouped, in_batches, pad
+from errata.decoder.shortcuts import Shortcuts
 from errata.decoder.weights import Weights
 from errata.errors import RowTooLong
 
@@ -51,14 +52,16 @@ class Passes(Anatomy):
         yield from in_batches(lengths, self.budget)
 
     @cached_property
-    def returns_tuple(self) -> bool:
-        """Whether blocks of this family return a tuple; learnt by asking one."""
-        outputs: list[Any] = []
-        block = self.blocks[0]
-        with hooks.watch(block, outputs.append), torch.no_grad():
-            self.run(torch.zeros(1, 2, dtype=torch.long, device=self.device), leave=0)
-        hooks.state(outputs[0])
-        return isinstance(outputs[0], tuple)
+    def shortcuts(self) -> Shortcuts:
+        """What a pass of this model may leave out; learnt by two small passes. Raises UnsupportedModel.
+
+        To be asked for before any hook is set, as those passes would run into it.
+        """
+        return Shortcuts.of(self, self.run)
+
+    def check_causal(self) -> None:
+        """Raises UnsupportedModel if a token's state depends on those behind it, or the model cannot be run so."""
+        _ = self.shortcuts
 
     def check_length(self, tokens: int, text: str = "") -> None:
         """Raises RowTooLong if a row of so many tokens has more than the model has positions for."""
@@ -88,6 +91,8 @@ class Passes(Anatomy):
         `weights`: parameter name -> [out, in], used in place of the model's own; they may carry gradients.
         `prompts`: how many tokens of each row a graft may read to decide; None: all.
         """
+        if enter is not None:
+            self.check_causal()
         with ExitStack() as stack:
             stack.enter_context(self.weights.computing())
             if leave is not None:
@@ -95,7 +100,7 @@ class Passes(Anatomy):
             for hook in extra:
                 stack.enter_context(hook)
             if enter is not None and enter[0] >= 0:
-                stack.enter_context(hooks.enter_after(self.blocks, *enter, as_tuple=self.returns_tuple))
+                stack.enter_context(self._entering(*enter))
             if head is not None:
                 stack.enter_context(hooks.narrow(self.model.get_output_embeddings(), head))
             stack.enter_context(self.weights.reading(prompts))
@@ -107,6 +112,12 @@ class Passes(Anatomy):
             output = functional_call(self.model, swapped, (), inputs).logits
             return output
         return None
+
+    def _entering(self, layer: int, hidden: Tensor) -> AbstractContextManager[None]:
+        """`hidden` is what `layer` gives; the blocks up to it are skipped where nothing else of them is needed."""
+        if self.shortcuts.skip:
+            return hooks.enter_after(self.blocks, layer, hidden, as_tuple=self.shortcuts.as_tuple)
+        return hooks.substitute(self.blocks[layer], lambda _state: hidden)
 
     def _as_stored(self, name: str, weight: Tensor) -> Tensor:
         return (weight.T if self.weights.is_transposed(name) else weight).to(self.weights.parameter(name).dtype)

@@ -147,6 +147,7 @@ class Tails:
         packed: bool = True,
         inside: Sequence[str] = (),
     ) -> None:
+        decoder.check_causal()
         self.decoder, self.layer, self.packed = decoder, layer, packed
         self.parts = self._parts(decoder, layer, inside)
         self.entry = layer - 1 if inside else layer
