@@ -38,7 +38,7 @@ FLOORS = {
     },
     1: {"decoder", "solvers"},
     2: {"targets", "evaluate"},
-    3: {"editors", "method", "methods", "plugins", "recipe", "editor"},
+    3: {"editors", "method", "methods", "plugins", "recipe", "path", "verdict", "editor"},
     4: {"pocket", "cli", "bench", "study", "export", "__main__"},
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms} | {"report": 1}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
@@ -25,18 +26,25 @@ from errata.editors.revision import Revision, Run, check_new, check_same_setting
 from errata.editors.saved import load_edit
 from errata.editors.schedule import Schedule
 from errata.editors.supplies import Progress, Supplies
-from errata.errors import Collapsed
+from errata.errors import Collapsed, NoPath, StatisticsError, WrongEdit
 from errata.evaluate import Case, Scores, probes
 from errata.evaluate import evaluate as score
-from errata.fact import Fact
+from errata.fact import Fact, check_facts
 from errata.fleet import SOLO, Fleet
 from errata.method import Method
 from errata.methods import METHODS, check_names
 from errata.methods import method as row_of
-from errata.recipe import Recipe, recipe_for
+from errata.path import Walker, at_point, knob_of, obstacle
+from errata.recipe import Recipe, recipe_for, validated
+from errata.record.path import EditPath, Goal, Point, path_of
 from errata.record.run import versions
+from errata.record.verdict import Verdict
 from errata.statistics import KeyStatistics
 from errata.store import Store
+from errata.verdict import verdict
+
+AIM = 0.95
+"""Share of the facts that shall hold where nobody asks for another, and no recipe gives the settings."""
 
 
 class Editor:
@@ -86,7 +94,7 @@ class Editor:
             progress=progress,
             fleet=fleet,
         )
-        self._batch = row.batch
+        self._row = row
         self.pipeline = row.pipeline(chosen, decoder.depth)
         decoder.check_window(self.pipeline.edited)
 
@@ -134,14 +142,22 @@ class Editor:
         remember: bool = True,
         past: Edit | None = None,
         drop: Sequence[Fact | int] = (),
+        aim: float | None = None,
+        budget: float | None = None,
     ) -> Outcome:
         """Make the model believe the facts. The model is edited when this returns.
 
         All at once, or `batch` at a time (see Schedule), or as the method's row says. `past`: an edit to go on
         from; the outcome's edit then holds both. A fact of it that is given with another object is replaced, and
         those in `drop` (facts of it, or their numbers from 0) are taken out: the earlier edit is then made again
-        without them, from the unedited model, with the anchors it was saved with. Raises UnusableFacts, AlreadyEdited,
-        WrongEdit, StatisticsError, SolveError, Collapsed; the model is then as before.
+        without them, from the unedited model, with the anchors it was saved with.
+
+        `aim`: the share of the facts that shall hold, and `budget`: by how many nats of D_KL neighbours may move. With
+        either, the facts are solved for along a path of settings from gentle to strong, and the best point is taken;
+        with neither, at the recipe's numbers.
+
+        Raises UnusableFacts, AlreadyEdited, WrongEdit, StatisticsError, SolveError, Collapsed, NoPath; the model is
+        then as before.
         """
         check_new(facts, drop, past)
         self.decoder.identify()
@@ -149,7 +165,9 @@ class Editor:
             self.decoder.check_unedited()
         else:
             past = past.fitted_to(self.decoder)
-        schedule = Schedule(self._batch if batch is None else batch, targets, remember)
+        schedule = Schedule(self._row.batch if batch is None else batch, targets, remember)
+        if aim is not None or budget is not None:
+            return self._on_path(facts, Goal(aim, budget), schedule, past)
         if past is not None and (revision := Revision.of(past, facts, drop)):
             return self._revised(past, revision, facts, schedule)
         return self._run(facts, schedule, past, [*(past.manifest.get("runs", []) if past else [])])
@@ -166,7 +184,68 @@ class Editor:
         manifest = self._manifest(known, schedule) | {"runs": runs}
         if past is not None and "taken_back" in past.manifest:
             manifest["taken_back"] = past.manifest["taken_back"]
-        return replace(outcome, edit=replace(outcome.edit, manifest=manifest))  # type: ignore[type-var]
+        made = replace(outcome.edit, manifest=manifest)  # type: ignore[type-var]
+        return replace(outcome, edit=made, judge=self._judge)
+
+    def usual_aim(self, batch: int | None = None, past: Edit | None = None) -> float | None:
+        """The share of facts to aim for where nobody says: none where the recipe gives the setting itself."""
+        knob = knob_of(self.pipeline)
+        given = knob is not None and knob.set_by(self.recipe)
+        return None if given or self.recipe.share != 1.0 or self.obstacle(batch, past) else AIM
+
+    def _judge(self, outcome: Outcome, cases: Sequence[Case], neighbours: Sequence[str], wanted: int) -> Verdict:
+        return verdict(outcome, self.supplies, cases, neighbours, wanted)
+
+    @torch.inference_mode(False)
+    def path(
+        self,
+        facts: Sequence[Fact],
+        aim: float | None = 0.95,
+        budget: float | None = None,
+        neighbours: Sequence[str] = (),
+    ) -> EditPath:
+        """The facts solved for from gentle to strong, each point scored; the model is unedited afterwards.
+
+        Points are scored on the facts themselves, and on `neighbours`: prompts about other things; None: some that
+        errata writes. `aim`, `budget`: see `edit`. Raises NoPath if the method has none.
+        """
+        check_facts(facts)
+        self.decoder.identify()
+        self.decoder.check_unedited()
+        return self._walked(facts, Goal(aim, budget), Schedule(self._row.batch), None, neighbours)[0]
+
+    def obstacle(self, batch: int | None = None, past: Edit | None = None) -> str | None:
+        """Why an edit by this method cannot choose its settings from a path; None if it can."""
+        return obstacle(self.pipeline, Schedule(batch or self._row.batch), past is not None)
+
+    def _walked(
+        self,
+        facts: Sequence[Fact],
+        goal: Goal,
+        schedule: Schedule,
+        past: Edit | None,
+        neighbours: Sequence[str] = (),
+    ) -> tuple[EditPath, Mapping[str, torch.Tensor]]:
+        """The path, and the anchors that all of its points share."""
+        if reason := obstacle(self.pipeline, schedule, past is not None):
+            raise NoPath(f"no path of settings can be tried: {reason}. Leave out the aim and the budget.")
+        near = list(neighbours) or self.supplies.neighbours(facts)[::2]
+        walker = Walker(self._row, self.recipe, self.supplies, facts, near)
+        return walker.path(goal), walker.anchors
+
+    def _on_path(self, facts: Sequence[Fact], goal: Goal, schedule: Schedule, past: Edit | None) -> Outcome:
+        """Edited at the best point of the path, as an editor with its recipe would."""
+        path, anchors = self._walked(facts, goal, schedule, past)
+        outcome = self._at(path.point, anchors)._run(facts, schedule, None, [])
+        return with_path(outcome, path)
+
+    def _at(self, point: Point, anchors: Mapping[str, torch.Tensor]) -> Editor:
+        """The same editor with the settings of a point, and anchors at hand."""
+        recipe = at_point(self.recipe, knob_of(self.pipeline), point.value, point.share)
+        supplies = self.supplies.under(recipe).with_anchors(anchors)
+        editor = Editor(self.decoder, self._row, supplies=supplies)
+        editor.method = self.method
+        return editor
 
     def _revised(self, past: Edit, revision: Revision, facts: Sequence[Fact], schedule: Schedule) -> Outcome:
         """The earlier edit made again without what is taken back, from the unedited model, then the new facts."""
@@ -260,6 +339,60 @@ class Editor:
         if "statistics" in self.pipeline.needs:
             made["statistics"] = self.supplies.origin(sorted(set(self.pipeline.edited)))
         return made | {"versions": versions(), "facts": [asdict(fact) for fact in facts]}
+
+
+def with_path(outcome: Outcome, path: EditPath) -> Outcome:
+    """The outcome of an edit that was made at the point that a path takes."""
+    manifest = outcome.edit.manifest | {"path": path.to_json()}
+    return replace(outcome, edit=replace(outcome.edit, manifest=manifest))  # type: ignore[type-var]
+
+
+@torch.inference_mode(False)
+def take(
+    decoder: Decoder,
+    edit: Edit,
+    number: int,
+    *,
+    methods: Mapping[str, Method] = METHODS,
+    corpus: Corpus | str | Path | Iterable[str] | None = None,
+    guard: Guard | None = USUAL,
+    store: Store | None = None,
+    progress: Progress | None = None,
+    fleet: Fleet = SOLO,
+) -> Outcome:
+    """Another point of the path that an edit was taken from, solved for with the anchors that the edit was saved with.
+
+    The decoder shall be unedited. Statistics come from the store, or, if they are no longer there, from `corpus`.
+    Raises WrongEdit if the edit has no path, UnknownName for a number that is not on it.
+    """
+    path = path_of(edit.manifest)
+    if path is None or not isinstance(edit, WeightEdit):
+        raise WrongEdit("this edit was made at given settings, so there is no path with other points to take")
+    made = edit.fitted_to(decoder).manifest
+    recipe = validated(made["recipe"], "the recipe of the edit")
+    origin = made["statistics"]["corpus"]
+    given = Corpus.at(corpus) or OnlyNamed(origin, partial(_gone, origin))
+    options: dict[str, Any] = {
+        "corpus": given,
+        "contexts": Contexts(tuple(map(tuple, made["contexts"]))),
+        "methods": methods,
+    }
+    options |= {"guard": guard, "store": store, "progress": progress, "fleet": fleet}
+    editor = Editor(decoder, made["method"], recipe=recipe, **options)
+    other = replace(path, taken=path.numbered(number).number)
+    return with_path(editor._at(other.point, edit.anchors).edit(edit.facts), other)
+
+
+class OnlyNamed(Corpus):
+    """A corpus of which the store may hold statistics; its texts are not at hand."""
+
+    at_hand = False
+
+
+def _gone(corpus: str) -> Iterator[str]:
+    raise StatisticsError(
+        f"the key statistics from {corpus} are no longer in the store; give the corpus: --corpus FILE"
+    )
 
 
 def practice_of(case: Case) -> Practice:

@@ -23,6 +23,7 @@ ErrataError
 ├── BadRecipe                 settings hold a key nobody knows, or a value of the wrong kind
 ├── UnfitParts                methods cannot be put together in this way
 ├── BadPlugin                 a file or package does not define the methods it should
+├── NoPath                    an edit whose settings cannot be chosen from a path
 ├── WrongEdit                 a method cannot go on from an edit of this kind
 ├── StoreError                something could not be written or read back
 ├── FleetError                a process of a run on many is lost, or has failed
@@ -150,6 +151,10 @@ class UnfitParts(ErrataError):
 
 class BadPlugin(ErrataError):
     """A user's file, or an installed package, does not define the methods it should."""
+
+
+class NoPath(ErrataError):
+    """An edit whose settings cannot be chosen from a path, because no two of its points would share anchors."""
 
 
 class WrongEdit(ErrataError):

@@ -78,7 +78,7 @@ class Pair(Method):
 
     def pipeline(self, recipe: Recipe, depth: int) -> LocateThenEdit:
         solver = configured(self.solver, recipe.solvers)
-        return LocateThenEdit(self.construction, solver, recipe.window, recipe.anchor)
+        return LocateThenEdit(self.construction, solver, recipe.window, recipe.anchor, recipe.share)
 
     def settings(self) -> list[str]:
         return [f"solvers.{solver_name(s)}.{f}" for s in nested(self.solver) for f in own_fields(s)]

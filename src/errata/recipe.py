@@ -47,6 +47,8 @@ class Recipe:
     models: tuple[str, ...] = ()
     anchor: AnchorSettings = field(default_factory=AnchorSettings)
     solvers: dict[str, dict[str, float | str]] = field(default_factory=dict)
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """What every step of a sweep writes of its share of the residual (method 2.19)."""
     editors: dict[str, dict[str, Any]] = field(default_factory=dict)
     statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
     context_seed: int = 0
@@ -61,6 +63,10 @@ class Recipe:
         """The same numbers with some settings of one solver replaced."""
         merged = {**self.solvers, solver: {**self.solvers.get(solver, {}), **settings}}
         return replace(self, solvers=merged, source=self.source | {f"solvers.{solver}": "given"})
+
+    def with_share(self, share: float, source: Mapping[str, str]) -> Recipe:
+        """The same numbers with another share of each step written; `source`: where it and others come from."""
+        return replace(self, share=share, source={**self.source, **source})
 
     def to_json(self) -> dict[str, Any]:
         """All settings as JSON types."""
@@ -90,6 +96,11 @@ def read_recipe(text: str, where: str) -> Recipe:
     row = _plain(text, where)
     if not isinstance(row, Mapping) or not all(isinstance(key, str) for key in row):
         raise BadRecipe(f"{where}: expected names of settings and their values, found {reprlib.repr(row)}")
+    return validated(row, where)
+
+
+def validated(row: Mapping[str, Any], where: str) -> Recipe:
+    """A recipe from plain values, as `Recipe.to_json` gives them. Raises BadRecipe."""
     try:
         return TypeAdapter(Recipe).validate_python(dict(row))
     except ValidationError as error:

@@ -24,6 +24,7 @@ _SHARED = (
     *(f"anchor.{f.name}" for f in fields(AnchorSettings)),
     *(f"statistics.{f.name}" for f in fields(StatisticsSettings)),
     *(f"schedule.{f.name}" for f in fields(Schedule)),
+    "share",
     "window",
     "context_seed",
 )

@@ -87,6 +87,7 @@ class Anchors:
             every = fleet.rows(mine, stacked(self.supplies.decoder, [stored[names[i]] for i in mine]))
         for key, state, parts in zip(keys, every["state"].cpu(), every["parts"], strict=True):
             self.kept[key] = {"state": state, "parts": parts}
+        self.ledger.anchor_nll.setdefault(layer, []).extend(every["parts"][:, 1].tolist())
         means = dict(zip(("loss", "nll", "kl", "evaluations"), every["parts"].mean(0).tolist(), strict=True))
         self.ledger.anchors[layer] = means | {"stored": len(site) - len(missing)}
         return every["state"] if search is self._search else self._lifted(site, layer, every["state"])

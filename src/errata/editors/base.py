@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -36,6 +36,8 @@ from errata.editors.supplies import Supplies
 from errata.errors import WrongEdit
 from errata.fact import Fact
 from errata.files import write_text
+from errata.record.path import EditPath, path_of
+from errata.record.verdict import Verdict
 from errata.targets import Targets
 
 
@@ -71,6 +73,8 @@ class Ledger:
     """Of editors that train: the mean loss of each epoch, or of each fact where facts are learnt one by one."""
     health: list[Health] = field(default_factory=list)
     """Of runs in batches under a guard: the model after each batch."""
+    anchor_nll: dict[int, list[float]] = field(default_factory=dict)
+    """Layer -> of each fact the NLL of its target at which the search for its anchor there ended, in nats."""
     anchors: dict[int, dict[str, float]] = field(default_factory=dict)
     """Layer -> mean loss, NLL, KL, evaluations of the anchors optimised there, and how many were already stored."""
 
@@ -94,8 +98,9 @@ class Ledger:
             return {int(layer): value for layer, value in values.items()}
 
         rows = [LedgerRow(**{**one, "remaining": by_layer(one["remaining"])}) for one in row["rows"]]
+        anchors = {name: by_layer(row.get(name, {})) for name in ("anchors", "anchor_nll")}
         health = [Health(**{**one, "growth": by_layer(one["growth"])}) for one in row["health"]]
-        return cls(**{**row, "rows": rows, "health": health, "anchors": by_layer(row["anchors"])})
+        return cls(**{**row, "rows": rows, "health": health, **anchors})
 
 
 class Edit(ABC):
@@ -214,6 +219,23 @@ class Outcome:
     facts: Sequence[Fact]
     targets: Targets = field(default_factory=dict)
     """Of locate-then-edit, layer -> the states [fact, model] that the facts were to reach, as the sweep used them."""
+    judge: Callable[..., Verdict] | None = field(default=None, repr=False, compare=False)
+    """Who asks the edited model whether the edit is good; an Editor's outcomes have one."""
+
+    def verdict(self, cases: Sequence[Any] = (), neighbours: Sequence[str] = (), wanted: int = 0) -> Verdict:
+        """Whether the edit, which is on its model, is good: in numbers, and as `str()` in one line.
+
+        `cases`: whose paraphrases and neighbourhood prompts are asked. `neighbours`: other prompts whose answers should
+        not change, in place of the cases'. Without any, prompts that errata writes. `wanted`: see Verdict.
+        """
+        if self.judge is None:
+            raise WrongEdit("the outcome of a pipeline alone has nobody to judge it; edit with an Editor")
+        return self.judge(self, cases, neighbours, wanted)
+
+    @property
+    def path(self) -> EditPath | None:
+        """The points between which this edit was chosen; None if it was made at given settings."""
+        return path_of(self.edit.manifest)
 
     def restore(self) -> None:
         """Take this edit off; if no other is on, the model is bit for bit as it was loaded. Raises NotPutOn."""

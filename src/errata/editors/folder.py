@@ -19,8 +19,8 @@ from errata.visible import code, markdown
 
 DELTA, KEYS, MEMORY = "edit.safetensors", "keys.safetensors", "memory.safetensors"
 ANCHORS = "anchors.safetensors"
-MANIFEST, CARD, LEDGER = "manifest.json", "README.md", "ledger.json"
-FILES = {DELTA, KEYS, ANCHORS, MEMORY, MANIFEST, CARD, LEDGER}
+MANIFEST, CARD, LEDGER, VERDICT = "manifest.json", "README.md", "ledger.json", "verdict.json"
+FILES = {DELTA, KEYS, ANCHORS, MEMORY, MANIFEST, CARD, LEDGER, VERDICT}
 """All that the folder of an edit can hold."""
 KIND = "errata.edit"
 """What the manifest of an edit says it is: other programs have manifests too."""

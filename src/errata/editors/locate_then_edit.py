@@ -22,7 +22,7 @@ from errata.editors.sweep import Sweep
 from errata.fact import Fact, check_facts
 from errata.solvers import Solver
 from errata.statistics import KeyStatistics
-from errata.targets import AnchorSettings, TargetConstruction, Targets
+from errata.targets import AnchorSettings, Step, TargetConstruction, Targets
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,18 @@ class LocateThenEdit(Pipeline):
     solver: Solver
     window: Sequence[int]
     anchor: AnchorSettings
+    share: float = 1.0
+    """What every step writes of its share of the residual (method 2.19)."""
+
+    @property
+    def steps(self) -> list[Step]:
+        """The rows of the tableau, as they are worked off."""
+        return [step.partly(self.share) for step in self.construction.steps(self.window)]
 
     @property
     def edited(self) -> list[int]:
         """The layers whose weights change, hence whose statistics are needed."""
-        return [step.edit for step in self.construction.steps(self.window)]
+        return [step.edit for step in self.steps]
 
     def describe(self) -> dict[str, Any]:
         """Both axes, the window and the anchors' settings."""
@@ -49,6 +56,7 @@ class LocateThenEdit(Pipeline):
             "solver": description(self.solver),
             "window": list(self.window),
             "anchor": asdict(self.anchor),
+            "share": self.share,
         }
 
     def memory(self, decoder: Decoder, facts: int, free: int | None = None) -> dict[str, Peak]:
@@ -140,4 +148,4 @@ class LocateThenEdit(Pipeline):
         kept = {"remember": remember, "again": again}
         solver = LayerSolver(self.solver, decoder, statistics, supplies.fleet, reach=reach, **kept)
         total = WeightDelta(decoder.fingerprint)
-        return Sweep(self.construction, self.window, anchors, solver, supplies, ledger, total)
+        return Sweep(self.construction, self.window, anchors, solver, supplies, ledger, total, self.share)

@@ -14,6 +14,8 @@ from errata.fact import Fact, check_facts
 
 SHOWN = 80
 """Characters of a setting that a message shows."""
+UNNAMED = {"share": 1.0}
+"""Settings that manifests did not always name, and what they were."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def runs_of(edit: Edit) -> list[Run]:
 def check_same_settings(made_with: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raises WrongEdit unless an earlier edit's settings are those of the editor that is to make it again."""
     for name, value in json.loads(json.dumps(now)).items():
-        if (was := json.loads(json.dumps(made_with.get(name)))) != value:
+        if (was := json.loads(json.dumps(made_with.get(name, UNNAMED.get(name))))) != value:
             raise WrongEdit(
                 "facts are replaced or dropped by making the earlier edit again without them, with the settings it was "
                 f"made with; {name} was {str(was)[:SHOWN]}, now {str(value)[:SHOWN]}. Nothing was changed. Use the "

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import replace
-from functools import cached_property
+from dataclasses import asdict, replace
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ from torch import Tensor
 from errata.decoder.contexts import generate_contexts, generate_texts
 from errata.decoder.corpus import Corpus, gather
 from errata.decoder.decoder import Decoder
+from errata.decoder.neighbours import written_neighbours
 from errata.decoder.site import Contexts
 from errata.editors.guard import Guard
 from errata.editors.lesson import Practice
 from errata.errors import StatisticsError, UnusableFacts
+from errata.fact import Fact
 from errata.fleet import SOLO, Fleet
 from errata.recipe import Recipe, recipe_for
 from errata.statistics import KeyStatistics
@@ -27,6 +29,8 @@ from errata.store import Store
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total)."""
 
+NEIGHBOURS = 80
+"""Prompts about other subjects that errata writes for the facts of an edit: half to choose by, half to report on."""
 HELD_OUT = 20
 """Texts that a guard without any of its own watches."""
 
@@ -58,6 +62,7 @@ class Supplies:
         self.given_contexts, self.given_statistics = contexts, statistics
         self._practice, self._guard = practice, guard
         self.anchors: Mapping[str, Tensor] = {}
+        self._neighbours: dict[str, list[str]] = {}
         self._sampled: dict[tuple[str, int], Contexts] = {}
         self._gathered: dict[str, dict[int, KeyStatistics]] = {}
 
@@ -78,6 +83,12 @@ class Supplies:
         """The same with the anchors that an edit was saved with: they are not optimised again, store or none."""
         other = copy(self)
         other.anchors = anchors
+        return other
+
+    def unguarded(self) -> Supplies:
+        """The same without a guard, for edits that are made to be looked at and taken off."""
+        other = copy(self)
+        other._guard = None
         return other
 
     def alone(self) -> Supplies:
@@ -132,6 +143,21 @@ class Supplies:
             texts = self._of_unedited(lambda: generate_texts(self.decoder, HELD_OUT, self.recipe.context_seed))
         self._guard = replace(guard, texts=tuple(texts))
         return self._guard
+
+    def neighbours(self, facts: Sequence[Fact]) -> list[str]:
+        """Prompts about other subjects that errata writes for these facts, the same ones for the same facts."""
+        made_of = repr([asdict(fact) for fact in facts])
+        if made_of not in self._neighbours:
+            seed = self.recipe.context_seed
+            write = partial(written_neighbours, self.decoder, facts, NEIGHBOURS, seed)
+            self._neighbours[made_of] = list(self._of_unedited(write))
+        return self._neighbours[made_of]
+
+    @property
+    def sampled_tokens(self) -> int | None:
+        """Of how many tokens the statistics at hand are, None if none are."""
+        held = self.given_statistics or next(iter(self._gathered.values()), None) or {}
+        return max((one.count for one in held.values()), default=0) or None
 
     def statistics(self, layers: Sequence[int]) -> dict[int, KeyStatistics]:
         """Key statistics of layers: as given, from the store, or gathered and stored.

@@ -40,6 +40,8 @@ class Sweep:
     supplies: Supplies
     ledger: Ledger
     total: WeightDelta
+    share: float = 1.0
+    """What every step writes of its share of the residual."""
     targets: Targets = field(default_factory=dict)
     """Layer -> the targets [fact, model] of all facts swept so far, in main memory; anchors sought anew among them."""
 
@@ -80,7 +82,7 @@ class Sweep:
             return fleet.rows(mine, bare.states(layers, space=space))
 
         way = _Way(targets, states(sorted(targets)))
-        steps = self.construction.steps(self.window)
+        steps = [step.partly(self.share) for step in self.construction.steps(self.window)]
         for i, step in enumerate(steps):
             started, layer = perf_counter(), step.edit
             reach = self.solver.reach.get(layer, PLAIN)

@@ -1,6 +1,6 @@
 """Axis 2: which change of one matrix says it, and leaves the rest alone?"""
 
-from errata.solvers.base import LinearSystem, Prepared, Solution, Solver
+from errata.solvers.base import LinearSystem, Prepared, Preservation, Solution, Solver
 from errata.solvers.equality_constrained import EqualityConstrained
 from errata.solvers.least_squares import LeastSquares
 from errata.solvers.null_space import NullSpace
@@ -16,6 +16,7 @@ __all__ = [
     "LinearSystem",
     "NullSpace",
     "Prepared",
+    "Preservation",
     "RankOne",
     "Restrained",
     "Solution",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -71,8 +72,22 @@ class Solution:
     rank: int | None = None
 
 
+@dataclass(frozen=True)
+class Preservation:
+    """Which setting of a solver weighs what is preserved against the facts, and the range of values worth a try."""
+
+    setting: str
+    gentle: float
+    """Changes least."""
+    strong: float
+    """Holds most facts."""
+
+
 class Solver(ABC):
     """An update rule. A frozen dataclass, every field a setting; it keeps nothing between calls."""
+
+    preservation: ClassVar[Preservation | None] = None
+    """None: it has no such setting, so only the share of each step can make its edits gentler."""
 
     @property
     def uses_known(self) -> bool:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from errata.solvers import normal
-from errata.solvers.base import LinearSystem, Prepared, Solution, Solver, require
+from errata.solvers.base import LinearSystem, Prepared, Preservation, Solution, Solver, require
 from errata.solvers.least_squares import LeastSquares, definite
 
 
@@ -23,6 +23,8 @@ class EqualityConstrained(Solver):
 
     weight, ridge: as in LeastSquares. gamma: 0.1 in the published settings, which leave it out for a single fact.
     """
+
+    preservation = Preservation("weight", gentle=1e6, strong=300.0)
 
     weight: float = 15000.0
     gamma: float = 0.1

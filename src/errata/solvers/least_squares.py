@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from errata.solvers import normal
-from errata.solvers.base import LinearSystem, Prepared, Solution, Solver, require
+from errata.solvers.base import LinearSystem, Prepared, Preservation, Solution, Solver, require
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class LeastSquares(Solver):
     weight: virtual corpus tokens set against the real keys (15000 for most models, method 1.6).
     ridge: the L2 of the published settings, 0 in most.
     """
+
+    preservation = Preservation("weight", gentle=1e5, strong=30.0)
 
     weight: float = 15000.0
     ridge: float = 0.0

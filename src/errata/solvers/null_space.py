@@ -11,7 +11,7 @@ from torch import Tensor
 
 from errata.errors import EmptyNullSpace, FullNullSpace
 from errata.solvers import normal
-from errata.solvers.base import LinearSystem, Prepared, Solution, Solver, require
+from errata.solvers.base import LinearSystem, Prepared, Preservation, Solution, Solver, require
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class NullSpace(Solver):
     threshold: absolute, on E[k k^T], so it does not carry over between models (method 5.24).
     ridge: the L2 of the published settings, 10 in most and 1 in some.
     """
+
+    preservation = Preservation("threshold", gentle=1e-3, strong=1.0)
 
     threshold: float = 0.02
     ridge: float = 10.0

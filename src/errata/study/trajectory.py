@@ -44,7 +44,7 @@ def trajectory(trial: Trial, method: str) -> Trajectory:
     A step changes one matrix, so the first i changes of the finished edit are the model as it was after i steps.
     """
     tried = trial.edit(method)
-    steps, decoder, space = tried.construction.steps(trial.window), trial.decoder, tried.construction.search.space
+    steps, decoder, space = tried.steps, trial.decoder, tried.construction.search.space
     deltas = trial.parts(tried)
     states, own = [], []
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -18,7 +18,7 @@ from errata.method import Method, Pair
 from errata.methods import METHODS
 from errata.methods import method as row_of
 from errata.statistics import KeyStatistics
-from errata.targets import TargetConstruction, Targets
+from errata.targets import Step, TargetConstruction, Targets
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Tried:
     """As the sweep used them: an anchor optimised anew has replaced the earlier one."""
     delta: WeightDelta
     ledger: Ledger
+    steps: Sequence[Step]
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Trial:
         outcome = pipeline.edit(self.facts, self.supplies)
         outcome.restore()
         assert isinstance(outcome.edit, WeightEdit)
-        return Tried(pipeline.construction, outcome.targets, outcome.edit.delta, outcome.ledger)
+        return Tried(pipeline.construction, outcome.targets, outcome.edit.delta, outcome.ledger, pipeline.steps)
 
     def targets(self, construction: TargetConstruction, method: str = "memit") -> Targets:
         """What a construction would have the layers reach, on the unedited model. Nothing is edited."""
@@ -96,8 +97,7 @@ class Trial:
 
     def parts(self, tried: Tried) -> list[WeightDelta]:
         """The change as it stood before the first step, after it, after the second, ..."""
-        steps = tried.construction.steps(self.window)
-        names = [self.decoder.parameter_name(step.edit) for step in steps]
+        names = [self.decoder.parameter_name(step.edit) for step in tried.steps]
         changes = tried.delta.changes
         return [
             WeightDelta(self.decoder.fingerprint, {name: changes[name] for name in names[:done]})

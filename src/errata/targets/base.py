@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from jaxtyping import Float
 from torch import Tensor
@@ -29,6 +29,10 @@ class Step:
     share: float
     anew: bool = False
     """Optimise the anchor at `read` again, on the model as edited so far."""
+
+    def partly(self, share: float) -> Step:
+        """The same step, which writes only this share of what it would (method 2.19)."""
+        return replace(self, share=share * self.share)
 
 
 @dataclass(frozen=True)

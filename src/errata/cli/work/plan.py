@@ -105,7 +105,7 @@ def plan(editor: Editor, facts: Sequence[Fact]) -> list[tuple[str, object]]:
             ("facts", f"{len(facts)}, all located; {len(site.at_start)} with the decisive token at position 0"),
             ("anchors", f"at {told_layers(pipeline.construction.anchored(pipeline.window))}, on the unedited model"),
         ]
-        for i, s in enumerate(pipeline.construction.steps(pipeline.window), 1):
+        for i, s in enumerate(pipeline.steps, 1):
             anew = ", anchor anew" if s.anew else ""
             told.append((f"step {i}", f"layer {s.edit}: {s.share:.2f} of the residual at {s.read}{anew}"))
     else:
