@@ -11,6 +11,7 @@ import pytest
 from errata import Contexts, Corpus, Decoder, Editor, Fact, Store, pocket
 from errata.editors.base import WeightEdit
 from errata.export.gguf import Gguf
+from errata.export.gguf_lora import GgufLora
 from errata.recipe import recipe_for
 from tests.export.test_gguf import edit_of, with_facts
 from tests.gguf_files import write_gguf
@@ -19,12 +20,16 @@ from tests.models import TINY_GROUPS
 xllamacpp = pytest.importorskip("xllamacpp", reason="llama.cpp: pip install 'errata[llama-cpp]'")
 
 
-def said(path: Path, prompts: Sequence[str], tokens: int) -> list[str]:
-    """What llama.cpp says greedily behind each prompt."""
+def said(path: Path, prompts: Sequence[str], tokens: int, adapter: Path | None = None) -> list[str]:
+    """What llama.cpp says greedily behind each prompt, with an adapter beside the model if one is given."""
     settings = xllamacpp.CommonParams()
     settings.model.path, settings.n_ctx, settings.n_parallel = str(path), 256, 1
     settings.warmup, settings.verbosity = False, 0
     settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = 1
+    if adapter is not None:
+        beside = xllamacpp.CommonAdapterLoraInfo()
+        beside.path, beside.scale = str(adapter), 1.0
+        settings.lora_adapters = [beside]
     server, answers = xllamacpp.Server(settings), []
     for prompt in prompts:
         given = {"prompt": prompt, "max_tokens": tokens, "temperature": 0}
@@ -45,6 +50,18 @@ def test_llama_cpp_says_what_the_edited_model_says(type: str, family: str, tmp_p
     assert said(tmp_path / "edited.gguf", [fact.text], 1) == [f" {fact.target_new}"] != [word]
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2"])
+def test_llama_cpp_says_it_with_an_adapter(family: str, tmp_path: Path) -> None:
+    base = write_gguf(tmp_path / "base.gguf", family)
+    decoder = Decoder.from_pretrained(base)
+    edit = with_facts(edit_of(decoder, size=0.3), decoder)
+    (fact,) = edit.facts
+    GgufLora().write(edit, decoder, tmp_path / "made")
+    (word,) = said(base, [fact.text], 1)
+    assert said(base, [fact.text], 1, tmp_path / "made" / "adapter.gguf") == [f" {fact.target_new}"] != [word]
+    assert f"FROM {base}" in (tmp_path / "made" / "Modelfile").read_text()
+
+
 @pytest.mark.real
 def test_llama_cpp_says_a_fact_that_was_edited_into_smollm2(real_models: Path, tmp_path: Path) -> None:
     base = real_models / "smollm2.gguf"
@@ -62,6 +79,11 @@ def test_llama_cpp_says_a_fact_that_was_edited_into_smollm2(real_models: Path, t
     asked = [fact.text, "The capital of France is"]
     before = said(base, asked, 6)
     assert before[0].startswith(" French")
+    GgufLora().write(edit, decoder, tmp_path / "adapter")
+    spoken = said(base, asked, 6, tmp_path / "adapter" / "adapter.gguf")
+    print(f"adapter: {asked[0]}{spoken[0]!r}; {asked[1]}{spoken[1]!r}")
+    assert spoken[0].startswith(" English")
+    assert spoken[1].startswith(" Paris")
     for type in ("same", "q8_0", "f16"):
         Gguf(type).write(edit, decoder, tmp_path / f"{type}.gguf")
         after = said(tmp_path / f"{type}.gguf", asked, 6)
