@@ -48,6 +48,7 @@ def test_peft_gives_the_logits_of_the_edited_weights(family: str, tmp_path: Path
     assert (config["r"], config["lora_alpha"], config["rank_pattern"]) == (3, 3, {})
     assert "library_name: peft" in (tmp_path / "made" / "README.md").read_text()
     assert not decoder.is_edited
+    assert not Decoder(decoder.model, decoder.tokenizer).is_edited
     assert [name for name, _ in decoder.model.named_modules()] == modules
     assert all(torch.equal(parameter, before[name]) for name, parameter in decoder.model.named_parameters())
 

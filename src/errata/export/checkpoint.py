@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,10 @@ from torch import Tensor
 from transformers.utils import cached_file
 
 from errata.decoder.decoder import Decoder
+from errata.decoder.offload import names_once
 from errata.delta import WeightDelta, write_tensors
 from errata.editors.base import WeightEdit
-from errata.errors import NotFinite, UnsupportedModel, WrongModel
+from errata.errors import NotFinite, UnsupportedModel
 from errata.export.base import Form, Written, changed, fitted, held_by, residual
 from errata.export.card import card
 from errata.export.copies import INSIDE, copied, files_of, is_left_out
@@ -59,9 +60,10 @@ class Checkpoint(Form):
         self.check(decoder.name, output)
         decoder.check_unedited()
         edit, notes = fitted(edit, decoder)
+        check_dense(edit.delta.changes, decoder)
         with changed(decoder, edit.delta):
             exact = held_by(decoder, edit.facts)
-        with whole_folder(output) as made, source_of(decoder, made) as source:
+        with whole_folder(output) as made, source_of(decoder, made) as (source, own):
             shards = Shards(source)
             tensors = {name: replaced(name, edit, decoder, shards) for name in edit.delta.changes}
             with changed(decoder, _as_stored(edit, decoder, tensors)):
@@ -77,6 +79,8 @@ class Checkpoint(Form):
             use = f"from transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained({THIS})"
             front = {"library_name": "transformers", "pipeline_tag": "text-generation"}
             write_text(made / CARD, card(edit, decoder.name, "An edit", use, lines, front))
+        if not own:
+            notes.append("the base has no safetensors files with these values; written as transformers writes it")
         if left_out:
             notes.append(f"left out, because they hold the unedited weights: {', '.join(left_out)}")
         return Written(lines, notes, complete=exact <= held)
@@ -86,35 +90,59 @@ THIS = '"THIS FOLDER"'
 
 
 @contextmanager
-def source_of(decoder: Decoder, made: Path) -> Iterator[Path]:
-    """The folder that the decoder was loaded from; if it has no safetensors, one written for the moment from it."""
-    name = str(decoder.model.name_or_path)
-    folder = Path(name)
-    if name and not folder.is_dir() and not name.endswith(".gguf"):
-        file = cached_file(name, "config.json", local_files_only=True, _raise_exceptions_for_missing_entries=False)
-        folder = Path(file).parent if file else folder
-    if has_shards(folder):
-        yield folder
+def source_of(decoder: Decoder, made: Path) -> Iterator[tuple[Path, bool]]:
+    """The folder that the decoder was loaded from, and True; or, if there is none that holds all its values as
+    safetensors, one that is written from the decoder for the moment, and False.
+    """
+    folder = _folder_of(str(decoder.model.name_or_path))
+    if folder and has_shards(folder) and holds_all(Shards(folder), decoder):
+        yield folder, True
         return
     written = made.with_name(f"{made.name}-base")
     try:
         decoder.save(written)
-        yield written
+        yield written, False
     finally:
         shutil.rmtree(written, ignore_errors=True)
 
 
+def _folder_of(name: str) -> Path | None:
+    """Where a model of this name was loaded from: a folder, or one of the hub's cache. None if from nowhere."""
+    if not name or Path(name).is_dir():
+        return Path(name) if name else None
+    try:
+        file = cached_file(name, "config.json", local_files_only=True, _raise_exceptions_for_missing_entries=False)
+    except (OSError, ValueError):
+        return None
+    return Path(file).parent if file else None
+
+
+def holds_all(shards: Shards, decoder: Decoder) -> bool:
+    """Whether the files hold every value that the decoder computes with, one tensor at a time."""
+    for parameter in names_once(decoder.model):
+        own, name = decoder.weights.original(parameter).cpu(), find_name(shards, parameter)
+        stored = None if name is None else shards[name]
+        if stored is None or stored.shape != own.shape or not torch.equal(stored.to(own.dtype), own):
+            return False
+    return True
+
+
+def check_dense(parameters: Iterable[str], decoder: Decoder) -> None:
+    """Raises UnsupportedModel for a matrix that is stored in fewer bits: it would have to be quantised again."""
+    for parameter in parameters:
+        if not decoder.weights.is_dense(parameter):
+            raise UnsupportedModel(
+                f"{decoder.name} is stored in fewer bits; a checkpoint would have to quantise {parameter} again. "
+                "Nothing was written. Use --to lora."
+            )
+
+
 def replaced(parameter: str, edit: WeightEdit, decoder: Decoder, shards: Shards) -> Replaced:
-    """An edited tensor in its file. Raises UnsupportedModel, NotFinite, WrongModel if the file holds other values."""
-    if not decoder.weights.is_dense(parameter):
-        raise UnsupportedModel(
-            f"{decoder.name} is stored in fewer bits; a checkpoint would have to quantise {parameter} again. Nothing "
-            "was written. Use --to lora."
-        )
-    name = name_in(shards, parameter)
-    before, own = shards[name], decoder.weights.original(parameter).cpu()
-    if before.shape != own.shape or not torch.equal(before.to(own.dtype), own):
-        raise WrongModel(f"{shards.folder}: {name} holds other values than {parameter} of the model. Nothing written.")
+    """An edited tensor in its file. Raises UnsupportedModel, NotFinite."""
+    name = find_name(shards, parameter)
+    if name is None:
+        raise UnsupportedModel(f"{shards.folder}: its files have no tensor for {parameter}. Nothing was written.")
+    before = shards[name]
     change = edit.delta.changes[parameter].cpu()
     exact = torch.promote_types(before.dtype, torch.promote_types(change.dtype, torch.float32))
     change = change.T if decoder.weights.is_transposed(parameter) else change
@@ -124,17 +152,18 @@ def replaced(parameter: str, edit: WeightEdit, decoder: Decoder, shards: Shards)
     return Replaced(name, before, after)
 
 
-def name_in(shards: Shards, parameter: str) -> str:
-    """The name of a parameter in the files, which may lack or have a beginning. Raises UnsupportedModel."""
+def find_name(shards: Shards, parameter: str) -> str | None:
+    """The name of a parameter in the files, where its beginning may be another; None if there is no or no single one.
+
+    For `transformer.h.3.mlp.c_proj.weight` also what ends in `h.3.mlp.c_proj.weight`.
+    """
     if parameter in shards:
         return parameter
     parts = parameter.split(".")
-    first = next((i for i, part in enumerate(parts) if part.isdecimal()), 0)
-    ending = "." + ".".join(parts[max(0, first - 1) :])
+    number = next((i for i, part in enumerate(parts) if part.isdecimal()), len(parts) - 1)
+    ending = "." + ".".join(parts[max(0, number - 1) :])
     alike = [name for name in shards if f".{name}".endswith(ending)]
-    if len(alike) != 1:
-        raise UnsupportedModel(f"{shards.folder}: its files have no tensor for {parameter}. Nothing was written.")
-    return alike[0]
+    return alike[0] if len(alike) == 1 else None
 
 
 def _as_stored(edit: WeightEdit, decoder: Decoder, tensors: Mapping[str, Replaced]) -> WeightDelta:

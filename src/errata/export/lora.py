@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -48,7 +48,7 @@ class Lora(Form):
         adapter = thin(edit, decoder, self.rank)
         with whole_folder(output) as made:
             _write_adapter(made, adapter, decoder)
-            apart = _apart(made, edit, decoder)
+            apart = _apart(made, adapter, decoder)
             size = (made / ADAPTER).stat().st_size
             lines = [
                 ("base", decoder.name),
@@ -115,36 +115,38 @@ def _write_adapter(made: Path, adapter: Thin, decoder: Decoder) -> None:
     write_tensors(made / ADAPTER, tensors, {"format": "pt"})
 
 
-def _apart(made: Path, edit: WeightEdit, decoder: Decoder) -> float:
+def _apart(made: Path, adapter: Thin, decoder: Decoder) -> float:
     """Load the adapter onto the decoder's model with PEFT, and compare logits with those of the edited weights.
 
-    The model is then as it was. Raises StoreError if PEFT does not take all of the adapter.
+    The model is then as it was. Raises StoreError if PEFT does not take all of it.
     """
-    rows = rows_of(decoder, edit.facts)
-    with changed(decoder, edit.delta):
+    rows = rows_of(decoder, adapter.edit.facts)
+    with changed(decoder, adapter.edit.delta):
         expected = logits_of(decoder, rows)
-    with _loaded(made, decoder.model) as model:
+    with _loaded(made, decoder, adapter.factors) as model:
         return largest(logits_of(decoder, rows, model), expected)
 
 
 @contextmanager
-def _loaded(made: Path, model: Any) -> Iterator[nn.Module]:
-    """The model with an adapter; its own modules are in their places again afterwards."""
-    before = dict(model.named_parameters())
-    frozen = {name: parameter.requires_grad for name, parameter in before.items()}
-    with _peft():
-        from peft import PeftModel
-
-        wrapped = PeftModel.from_pretrained(model, str(made))
+def _loaded(made: Path, decoder: Decoder, names: Iterable[str]) -> Iterator[nn.Module]:
+    """The decoder's model with an adapter; its own modules are in their places again afterwards."""
+    model: Any = decoder.model
+    own = {name.removesuffix(".weight"): decoder.weights.module(name) for name in names}
+    trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     try:
-        count = sum("lora_A" in name for name, _ in wrapped.named_parameters())
-        if not count:
-            raise StoreError("PEFT found no module of this adapter in the model; nothing was written")
+        with _peft():
+            from peft import PeftModel
+
+            wrapped = PeftModel.from_pretrained(model, str(made))
+        if sum("lora_A" in name for name, _ in wrapped.named_parameters()) != len(own):
+            raise StoreError("PEFT did not find every module of this adapter in the model; nothing was written")
         yield wrapped.eval()
     finally:
-        wrapped.unload()
-        for name, parameter in before.items():
-            parameter.requires_grad_(frozen[name])
+        for name, module in own.items():
+            model.set_submodule(name, module)
+        model.__dict__.pop("peft_config", None)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(trained[name])
 
 
 @contextmanager
