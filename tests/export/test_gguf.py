@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,10 +17,11 @@ from errata import Decoder, Fact, WeightEdit
 from errata.delta import WeightDelta
 from errata.editors.side_memory import SideMemory
 from errata.errors import ModelError, NotFinite, StoreError, UnknownName, UnsupportedModel, WrongEdit, WrongModel
-from errata.export.base import change_of_weights
+from errata.export.base import Written, change_of_weights
 from errata.export.forms import form_of
 from errata.export.gguf import Gguf
-from errata.export.stored import write_with
+from errata.export.rounding import Rounded, rounded_for, smallest
+from errata.export.stored import Stored, stored, write_with
 from tests.gguf_files import SIZES, gguf_model, write_gguf
 from tests.models import tiny_corpus, tiny_model, tiny_tokenizer
 
@@ -55,6 +57,10 @@ def with_facts(edit: WeightEdit, decoder: Decoder) -> WeightEdit:
         if word.isalpha() and decoder.answer_ids(word) == list(ids):
             return replace(edit, manifest={**edit.manifest, "facts": [asdict(replace(fact, target_new=word))]})
     raise AssertionError(f"the edited model says no whole word: {said}")
+
+
+def told(written: Written) -> dict[str, str]:
+    return {name: str(value) for name, value in written.lines}
 
 
 def tensors(path: Path) -> dict[str, tuple[str, bytes]]:
@@ -108,9 +114,9 @@ def test_four_bits_stay_four_bits_and_what_they_round_away_is_told(tmp_path: Pat
     edit = with_facts(edit_of(decoder, size=0.1), decoder)
     written = Gguf("same").write(edit, decoder, tmp_path / "edited.gguf")
     assert tensors(tmp_path / "edited.gguf")["blk.1.ffn_down.weight"][0] == "Q4_1"
-    told = dict(written.lines)["as same"]
-    assert "of 1 facts hold" in told
-    assert "of what the edit does to its keys" in told
+    assert re.fullmatch(
+        r"\d of these 1 hold; rounding takes .*% of what the edit adds at its keys; 0.0 MB", told(written)["in Q4_1"]
+    )
     assert (tmp_path / "edited.gguf").stat().st_size == base.stat().st_size
 
 
@@ -120,18 +126,15 @@ def test_the_smallest_type_that_keeps_every_fact_is_taken(tmp_path: Path) -> Non
     edit = with_facts(edit_of(decoder, size=0.1), decoder)
     written = Gguf().write(edit, decoder, tmp_path / "edited.gguf")
     assert written.complete
-    types = [name.removeprefix("as ") for name, _ in written.lines if name.startswith("as ")]
-    assert types == ["same", "q8_0", "f16"]
-    chosen = str(dict(written.lines)["written as"]).partition(":")[0]
-    kept = [type for type in types if str(dict(written.lines)[f"as {type}"]).startswith("1 of 1")]
-    assert chosen == kept[0]
+    types = [name for name in told(written) if name.startswith("in ")]
+    assert types == ["in Q4_1", "in Q8_0", "in F16"]
+    kept = [type for type in types if told(written)[type].startswith("1 of these 1 hold")]
+    assert f" {kept[0]}, all else as in the base" in told(written)["written"]
 
 
 def test_where_no_type_keeps_every_fact_the_one_that_keeps_most_is_taken() -> None:
-    from errata.export.rounding import Rounded, smallest
-
     facts = [Fact("{} is", "Velm", word) for word in ("near", "far")]
-    matrix = gguf_stored(32)
+    matrix = stored(torch.ones(2, 32), "q8_0", "w")
     tried = [
         Rounded("same", {"w": matrix}, frozenset(), None),
         Rounded("f16", {"w": matrix}, frozenset(facts[:1]), None),
@@ -140,10 +143,33 @@ def test_where_no_type_keeps_every_fact_the_one_that_keeps_most_is_taken() -> No
     assert smallest(tried, frozenset()).type == "same"
 
 
-def gguf_stored(width: int) -> Any:
-    from errata.export.stored import stored
+@pytest.mark.parametrize("type", ["q4_1", "q8_0", "f16", "bf16"])
+def test_rounding_minds_the_keys_of_the_edit(type: str) -> None:
+    """Rounded blindly, any type takes more than twice as much of what a matrix gives for them."""
+    draw = torch.Generator().manual_seed(0)
+    goal, keys = torch.randn(64, 320, generator=draw), torch.randn(4, 320, generator=draw)
+    blind, minded = stored(goal, type, "w"), rounded_for(keys, goal, type, "w")
+    lost = [float(((matrix.values - goal) @ keys.T).norm()) for matrix in (blind, minded)]
+    assert lost[1] < lost[0] / 2.5
+    assert (minded.values - goal).norm() < 1.3 * (blind.values - goal).norm()
+    assert minded.data.shape == blind.data.shape
+    assert torch.equal(values_of_data(minded), minded.values)
+    assert torch.equal(rounded_for(None, goal, type, "w").values, blind.values)
 
-    return stored(torch.ones(2, width), "q8_0", "w")
+
+def test_so_many_keys_that_they_are_summed_up_are_minded_too() -> None:
+    draw = torch.Generator().manual_seed(0)
+    goal = torch.randn(16, 320, generator=draw)
+    keys = torch.randn(700, 8, generator=draw) @ torch.randn(8, 320, generator=draw)
+    lost = [
+        float(((matrix.values - goal) @ keys.T).norm())
+        for matrix in (stored(goal, "q4_1", "w"), rounded_for(keys, goal, "q4_1", "w"))
+    ]
+    assert lost[1] < lost[0] / 2
+
+
+def values_of_data(matrix: Stored) -> torch.Tensor:
+    return torch.from_numpy(gguf.quants.dequantize(matrix.data, matrix.type)).reshape(matrix.values.shape)
 
 
 # -- refusals ------------------------------------------------------------------------------------------
@@ -210,16 +236,19 @@ def test_matrices_of_a_type_that_is_only_read_are_not_kept_as_they_are(tmp_path:
     with pytest.raises(UnsupportedModel, match=r"blk.1.ffn_down.weight is stored as Q6_K.*Use --type q8_0 or f16"):
         Gguf("same").write(edit, decoder, tmp_path / "edited.gguf")
     written = Gguf().write(edit, decoder, tmp_path / "edited.gguf")
-    assert [name for name, _ in written.lines if name.startswith("as ")] == ["as q8_0", "as f16"]
+    assert [name for name in told(written) if name.startswith("in ")] == ["in Q8_0", "in F16"]
     assert not decoder.is_edited
 
 
 def test_rows_that_fit_no_block_are_refused(tmp_path: Path) -> None:
     model = tiny_model("llama", **{**SIZES, "intermediate_size": 80}).float()
     decoder = Decoder.from_pretrained(write_gguf(tmp_path / "base.gguf", "llama", "f32", model))
-    with pytest.raises(UnsupportedModel, match="rows of 80 values, which q8_0 cannot hold"):
+    with pytest.raises(UnsupportedModel, match="rows of 80 values, which cannot be divided into the blocks of q8_0"):
         Gguf("q8_0").write(edit_of(decoder), decoder, tmp_path / "edited.gguf")
     assert not list(tmp_path.glob("*edited*"))
+    assert list(told(Gguf().write(edit_of(decoder), decoder, tmp_path / "edited.gguf"))) == [
+        *("base", "exact edit", "in F32", "written", "read back"),
+    ]
 
 
 def test_values_beyond_a_type_are_refused(files: Mapping[str, Path], tmp_path: Path) -> None:

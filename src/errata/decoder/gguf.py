@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import transformers
 from transformers.utils import cached_file
+from transformers.utils import logging as transformers_logging
 
 from errata.errors import ModelError, UnsupportedModel, printable
 
@@ -111,6 +112,14 @@ def dequantised(options: Mapping[str, Any]) -> dict[str, Any]:
         raise ModelError("quantization_config: a GGUF file is de-quantised when it is loaded; leave it out.")
     config = getattr(transformers, "GgufConfig", None)  # before transformers had it, every weight was unpacked
     return {} if config is None else {"quantization_config": config(dequantize=True)}
+
+
+def quiet_bar() -> None:
+    """Let the bar that transformers draws while it unpacks weights obey the switch of all its other bars."""
+    from transformers import modeling_gguf_pytorch_utils as reading
+
+    if hasattr(reading, "tqdm"):
+        reading.tqdm = transformers_logging.tqdm
 
 
 def without_quantiser(model: Any) -> None:

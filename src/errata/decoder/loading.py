@@ -22,6 +22,7 @@ from errata.decoder.gguf import (
     dequantised,
     gguf_path,
     origin_of,
+    quiet_bar,
     readable_gguf,
     without_quantiser,
 )
@@ -103,6 +104,7 @@ def _from_gguf(
         _refuse_kernels(str(file), None, options.get("attn_implementation"))
     config = AutoConfig.from_pretrained(file.parent, **here)
     restore_rope(config, reader, file)
+    quiet_bar()
     tokenizer = tokenizer or AutoTokenizer.from_pretrained(file.parent, **here)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         file.parent, config=config, dtype=torch.float32 if dtype == "auto" else dtype, output_loading_info=True, **given

@@ -64,21 +64,33 @@ class Gguf(Form):
         write_with(reader, replaced, output)
         check_written(output, reader, replaced)
         again = held_by(Decoder.from_pretrained(output, dtype=decoder.dtype, device=decoder.device), edit.facts)
+        lost = exact - again
+        notes += [
+            f"lost by storing it as {chosen.types}: {fact.text} {fact.target_new}" for fact in facts_of(edit, lost)
+        ]
         lines = [
             ("base", f"{decoder.name} ({types_in(reader)})"),
-            *((f"as {one.type}", _in_words(one, exact, edit.facts)) for one in tried),
-            ("written as", f"{chosen.type}: {', '.join(replaced) or 'no matrix, because the edit changes none'}"),
+            ("exact edit", f"{len(exact)} of {len(edit.facts)} facts hold"),
+            *((f"in {one.types}", _in_words(one, exact)) for one in tried if one.matrices),
+            ("written", _places(chosen, list(replaced))),
             ("read back", f"{len(again)} of {len(edit.facts)} facts hold"),
         ]
-        return Written(lines, notes, complete=exact <= again)
+        return Written(lines, notes, complete=not lost)
 
 
-def _in_words(one: Rounded, exact: frozenset[Fact], facts: Sequence[Fact]) -> str:
-    lost = len(exact - one.held)
-    residual = (
-        "" if one.residual is None else f"; rounding changes {one.residual:.1%} of what the edit does to its keys"
-    )
-    return (
-        f"{len(one.held)} of {len(facts)} facts hold{f', {lost} of {len(exact)} lost' if lost else ''}{residual}; "
-        f"{one.size / 1e6:.1f} MB for the edited matrices"
-    )
+def facts_of(edit: WeightEdit, some: frozenset[Fact]) -> list[Fact]:
+    """Some of an edit's facts, in its order."""
+    return [fact for fact in edit.facts if fact in some]
+
+
+def _in_words(one: Rounded, exact: frozenset[Fact]) -> str:
+    """`17 of these hold; rounding takes 12.3% of what the edit adds at its keys; 2.8 MB for the edited matrices`."""
+    takes = "" if one.residual is None else f"; rounding takes {one.residual:.1%} of what the edit adds at its keys"
+    return f"{len(exact & one.held)} of these {len(exact)} hold{takes}; {one.size / 1e6:.1f} MB"
+
+
+def _places(chosen: Rounded, names: Sequence[str]) -> str:
+    if not names:
+        return "an exact copy of the base, because the edit changes nothing"
+    more = "" if len(names) == 1 else f" to {names[-1]}"
+    return f"{names[0]}{more} in {chosen.types}, all else as in the base"

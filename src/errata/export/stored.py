@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from gguf import GGMLQuantizationType, GGUFReader, QuantError, quants
+from gguf import GGMLQuantizationType, GGUFReader, quants
 from jaxtyping import Float
 from torch import Tensor
 
 from errata.decoder.gguf import open_gguf
-from errata.errors import ModelError, NotFinite, StoreError, UnsupportedModel
+from errata.errors import ModelError, NotFinite, StoreError
 from errata.files import whole_file
 
 if TYPE_CHECKING:
@@ -34,17 +34,16 @@ class Stored:
     values: Float[Tensor, "model inner"]
 
 
+def fits(tensor: ReaderTensor, type: str) -> bool:
+    """Whether a tensor's rows can be divided into the blocks of a type."""
+    return bool(int(tensor.shape[0]) % quants.GGML_QUANT_SIZES[GGMLQuantizationType[type.upper()]][0] == 0)
+
+
 def stored(values: Float[Tensor, "model inner"], type: str, name: str) -> Stored:
-    """A matrix rounded to one of the WRITABLE types. Raises UnsupportedModel, NotFinite."""
+    """A matrix, whose rows fit the type, rounded to one of the WRITABLE types. Raises NotFinite."""
     kind = GGMLQuantizationType[type.upper()]
     with np.errstate(over="ignore"):
-        try:
-            data = quants.quantize(values.float().cpu().contiguous().numpy(), kind)
-        except QuantError:
-            raise UnsupportedModel(
-                f"{name} has rows of {values.shape[1]} values, which {type} cannot hold: it needs a multiple of "
-                f"{quants.GGML_QUANT_SIZES[kind][0]}. Nothing was written. Use --type f16."
-            ) from None
+        data = quants.quantize(values.float().cpu().contiguous().numpy(), kind)
     rounded = torch.from_numpy(np.array(quants.dequantize(data, kind), dtype=np.float32)).reshape(values.shape)
     if not torch.isfinite(rounded).all():
         raise NotFinite(f"{name}: the edited matrix has values too large for {type}. Nothing was written. Use bf16.")
