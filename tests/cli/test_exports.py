@@ -15,7 +15,9 @@ from errata.cli import app as cli
 from errata.difference import BROAD, IDENTICAL, SURGICAL, difference
 from errata.editors.side_memory import Side
 from errata.errors import NotFinite
+from errata.record.verdict import FactVerdict, Verdict
 from tests.export.test_checkpoint import base_of, contents, edit_of
+from tests.models import tiny_facts
 
 Run = Callable[..., tuple[int, str]]
 
@@ -134,6 +136,21 @@ def test_show_prints_facts_method_base_and_matrices(run: Run, edit: Path, base: 
     assert len(document["facts"]) == 3  # type: ignore[arg-type]
     run("apply", base, edit, "-o", tmp_path / "made")
     assert "memit" in run("show", tmp_path / "made")[1]
+
+
+def test_show_says_what_was_seen_when_the_edit_was_made(run: Run, edit: Path) -> None:
+    asked = [(f.text, f.target_new, f.subject == "Velm") for f in tiny_facts()[:3]]
+    seen = tuple(FactVerdict(prompt, wanted, "-", "-", holds, False, 0.5) for prompt, wanted, holds in asked)
+    verdict = Verdict(seen, 3, None, (), "", None, (10.0, 10.5), "")
+    (edit / "verdict.json").write_text(json.dumps(verdict.to_json()))
+    code, said = run("show", edit)
+    assert code == 0, said
+    assert "1 of 3 facts hold" in said
+    assert "held-out text 10.0 -> 10.5 perplexity" in said
+    assert said.count("missed") == 2
+    (edit / "verdict.json").write_text("{")
+    code, said = run("show", edit)
+    assert (code, said.count("\n")) == (1, 1), said
 
 
 @pytest.mark.parametrize("damage", ["gone", "no manifest", "no delta", "other manifest"])

@@ -9,16 +9,18 @@ from typing import Any
 
 from errata.cli.console import write_out
 from errata.editors.base import WeightEdit
-from errata.editors.folder import LEDGER, is_edit
+from errata.editors.folder import LEDGER, VERDICT, is_edit
 from errata.editors.saved import load_edit
 from errata.editors.side_memory import SideMemory
+from errata.errors import StoreError
 from errata.export.checkpoint import EDIT
 from errata.export.copies import INSIDE
 from errata.record.tables import Table
+from errata.record.verdict import Verdict
 
 SHOWN = 10
 """Facts printed."""
-KEPT = ("method", "model", "dtype", "window", "notes", "verdict", "scores", "taken_back", "versions")
+KEPT = ("method", "model", "dtype", "window", "notes", "taken_back", "versions")
 """What of a manifest is shown as it is."""
 
 
@@ -50,6 +52,7 @@ def described(folder: Path) -> dict[str, Any]:
         "fingerprint": base,
         "facts": facts,
         "matrices": matrices,
+        "verdict": _verdict(folder),
         "left": _left(folder),
         "combined": len(edit.manifest.get("combined", [])),
         "bytes": size,
@@ -76,14 +79,20 @@ def in_words(said: Mapping[str, Any]) -> list[tuple[str, object]]:
         rows.append(("made with", f"errata {version}"))
     if said["combined"]:
         rows.append(("combined from", f"{said['combined']} edits"))
-    rows += [("verdict", said["verdict"])] if "verdict" in said else []
+    if said["verdict"]:
+        rows += [("verdict", part) for part in said["verdict"]["line"].split("; ")]
     rows += [("left of the way", f"{said['left']:.2f} after the last layer")] if said["left"] is not None else []
     return rows + [("note", note) for note in said.get("notes", ())]
 
 
 def fact_table(said: Mapping[str, Any]) -> Table:
+    """Facts, and whether each was seen to hold, where that was kept."""
     rows = [[fact["prompt"], fact["target"]] for fact in said["facts"][:SHOWN]]
-    return Table.plain(["prompt", "continued by"], rows, 2)
+    if said["verdict"] is None:
+        return Table.plain(["prompt", "continued by"], rows, 2)
+    held = {(fact["prompt"], fact["wanted"]): fact["holds"] for fact in said["verdict"]["facts"]}
+    words = {True: "holds", False: "missed", None: "-"}
+    return Table.plain(["prompt", "continued by", ""], [[*row, words[held.get(tuple(row))]] for row in rows], 3)
 
 
 def matrix_table(said: Mapping[str, Any]) -> Table:
@@ -97,6 +106,17 @@ def print_json(said: object) -> None:
 
 def _layers(window: object) -> str:
     return ", ".join(map(str, window)) if isinstance(window, Sequence) and not isinstance(window, str) else "-"
+
+
+def _verdict(folder: Path) -> dict[str, Any] | None:
+    """What the edited model was seen to say when the edit was made; None if it was not kept. Raises StoreError."""
+    path = folder / VERDICT
+    if not path.is_file():
+        return None
+    try:
+        return Verdict.from_json(json.loads(path.read_text(encoding="utf-8"))).to_json()
+    except (OSError, ValueError, RecursionError, StoreError) as error:
+        raise StoreError(f"{path}: could not be read ({str(error)[:200]}). Delete it to see the rest.") from None
 
 
 def _left(folder: Path) -> float | None:
