@@ -165,6 +165,7 @@ class Editor:
             self.decoder.check_unedited()
         else:
             past = past.fitted_to(self.decoder)
+        self.supplies.earlier = past.manifest.get("statistics") if past else None
         schedule = Schedule(self._row.batch if batch is None else batch, targets, remember)
         if aim is not None or budget is not None:
             return self._on_path(facts, Goal(aim, budget), schedule, past)

@@ -15,6 +15,7 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
+from errata.decoder.corpus import TOKENS_PER_DIMENSION
 from errata.decoder.decoder import Decoder
 from errata.errors import BadRecipe, UnknownName, WindowOutside
 from errata.targets.anchor import AnchorSettings
@@ -35,7 +36,11 @@ class StatisticsSettings:
 
     corpus: str | None = None
     tokens: int | None = None
+    """Of the sample; 0: all of the corpus; None: `per_dimension` for each entry of a key."""
     max_length: int | None = None
+    per_dimension: Annotated[int, Field(ge=1)] = TOKENS_PER_DIMENSION
+    shrinkage: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """What share of the moment is replaced by its diagonal."""
 
 
 @checked(frozen=True, config=_STRICT)

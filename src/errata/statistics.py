@@ -81,6 +81,15 @@ class KeyStatistics:
         origin = {name: value for name, value in self.origin.items() if other.origin.get(name) == value}
         return KeyStatistics(moment, count, halves, origin)
 
+    def shrunk(self, share: float) -> KeyStatistics:
+        """(1 - share) C + share diag(C): what a small sample says of directions, held against what it says of each
+        entry by itself (method 1.6). `share` 0: itself, bit for bit."""
+        if not share:
+            return self
+        moment = self.moment * (1 - share)
+        moment.diagonal().copy_(self.moment.diagonal())
+        return replace(self, moment=moment)
+
     def to(self, dtype: torch.dtype) -> KeyStatistics:
         """The same with its moment in float32 (half the memory) or float64."""
         return replace(self, moment=self.moment.to(dtype))

@@ -17,6 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from safetensors import SafetensorError, safe_open
@@ -60,6 +61,8 @@ class Store:
         self.root = Path(root).expanduser() if root is not None else None
         self._memory: dict[tuple[str, str], MemoryShelf] = {}
         """All there is without a root; with one, what did not fit on the disk."""
+        self._described: dict[tuple[str, str], str] = {}
+        """What made the values of the shelves in memory."""
 
     @classmethod
     def default(cls) -> Store:
@@ -82,8 +85,9 @@ class Store:
         if not kind or set(kind) & set("/\\.:"):
             raise StoreError(f"found the kind {kind!r}, expected a plain word: it becomes a folder's name.")
         text = canonical(made_of)
-        key = hashlib.sha256(text.encode()).hexdigest()[:32]
+        key = _key(text)
         memory = self._memory.setdefault((kind, key), MemoryShelf())
+        self._described[kind, key] = text
         if self.root is None:
             return memory
         return DiskShelf(self.root / f"v{SCHEMA}" / kind / key, text, memory)
@@ -91,6 +95,19 @@ class Store:
     def get(self, kind: str, made_of: Mapping[str, object]) -> Tensors | None:
         """The single value that `made_of` made, on the CPU; None if it is not there or damaged."""
         return self.shelf(kind, made_of).get([_ALONE]).get(_ALONE)
+
+    def descriptions(self, kind: str) -> list[dict[str, Any]]:
+        """What made the values on each shelf of a kind that holds any: what `get` can be asked for.
+
+        A description that is not that of its shelf, because somebody wrote into it, is left out.
+        """
+        texts = {of: text for of, text in self._described.items() if of[0] == kind and self._memory[of].all()}
+        for path in [] if self.root is None else sorted((self.root / f"v{SCHEMA}" / kind).glob(f"*/{DESCRIPTION}")):
+            with suppress(OSError, ValueError, StoreError):
+                text = canonical(json.loads(path.read_text(encoding="utf-8")))
+                if _key(text) == path.parent.name and any(path.parent.glob(SHARDS)):
+                    texts[kind, path.parent.name] = text
+        return [json.loads(text) for text in texts.values()]
 
     def put(self, kind: str, made_of: Mapping[str, object], tensors: Mapping[str, Tensor]) -> None:
         """Keep a single value, replacing what was there. Raises StoreError."""
@@ -234,7 +251,8 @@ class DiskShelf(Shelf):
         return hashlib.sha256("\n".join((self.folder.name, *contents)).encode()).hexdigest()[:16]
 
     def _describe(self) -> None:
-        """Write made_of.json beside the shards: for people, never read back. Its time is that of the last use."""
+        """Write made_of.json beside the shards: for people, and for who asks what there is. Its time is that of the
+        last use."""
         path = self.folder / DESCRIPTION
         try:
             os.utime(path)
@@ -309,6 +327,11 @@ def canonical(made_of: Mapping[str, object]) -> str:
             " lists and mappings with str keys: write down what identifies the object instead."
         )
     return json.dumps(made_of, sort_keys=True, separators=(",", ":"), default=dict)
+
+
+def _key(text: str) -> str:
+    """The name of a shelf."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _foreign(value: object, where: str) -> Iterator[str]:

@@ -167,6 +167,15 @@ def test_bad_facts_get_a_clear_message_and_exit_code_1(run: Run, base: Path, tmp
     assert not (tmp_path / "edit").exists()
 
 
+def test_without_a_corpus_the_model_writes_the_text_for_statistics_itself(run: Run, base: Path, facts: Path) -> None:
+    recipe = ("--recipe", base.parent / "recipe.yaml")
+    _, plan = run("edit", base, facts, "--dry-run", *recipe)
+    code, edited = run("edit", base, facts, "--require", 0, *recipe)
+    assert code == 0
+    for said in (plan, edited):
+        assert "text that the model writes itself" in " ".join(said.split())
+
+
 def test_other_bad_input_is_named(run: Run, base: Path, facts: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("", encoding="utf-8")
     (tmp_path / "mine").mkdir()
@@ -177,7 +186,6 @@ def test_other_bad_input_is_named(run: Run, base: Path, facts: Path, tmp_path: P
         ("edit", base, facts, "--method", "memit-fe"): "Did you mean 'memit+fe'",
         ("edit", base, facts, "--window", "3-9"): "expected ascending layers between 0 and 4",
         ("edit", base, facts, "--window", "three"): "write a range such as 3-7",
-        ("edit", base, facts): "no corpus to gather them from",
         ("edit", base, facts, "--corpus", tmp_path / "empty.txt"): "the file is empty",
         ("edit", base, facts, "--recipe", "lama3"): "unknown recipe 'lama3'",
         ("edit", base, facts, "-o", tmp_path / "mine", *options(base)): "is not an edit",

@@ -68,7 +68,7 @@ def test_statistics_of_other_weights_are_not_taken(tmp_path: Path) -> None:
     editor_of(decoder_of("llama"), "memit", store=Store(tmp_path)).statistics()
     other = decoder_of("llama")
     other.down_projection(0).weight.data.mul_(1.5)  # type: ignore[operator,union-attr]
-    assert editor_of(other, "memit", store=Store(tmp_path)).supplies.stored_statistics(1) is None
+    assert editor_of(other, "memit", store=Store(tmp_path)).supplies.stored_statistics([1]) == {}
 
 
 def test_statistics_are_those_of_the_unedited_model() -> None:

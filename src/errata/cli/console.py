@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
+from time import perf_counter
 from typing import TYPE_CHECKING, Literal
 
 from rich.box import SIMPLE_HEAD
@@ -124,7 +125,13 @@ def fleet_here() -> Fleet | None:
 
 @contextmanager
 def progress() -> Iterator[Tell]:
-    """Bars on the error stream, one per stage; a stage that begins again starts its own bar anew. Gone when done."""
+    """Bars on the error stream, one per stage; a stage that begins again starts its own bar anew. Gone when done.
+
+    Where the stream is no terminal: a line now and then, see `Lines`.
+    """
+    if not err.is_terminal:
+        yield Lines()
+        return
     columns = (
         TextColumn("{task.description:<28}", markup=False),
         BarColumn(),
@@ -142,6 +149,20 @@ def progress() -> Iterator[Tell]:
             bars.update(tasks[stage], completed=done, total=total or None)
 
         yield tell
+
+
+class Lines:
+    """How far a stage is, in a line at most every `SECONDS`: for logs and pipes."""
+
+    SECONDS = 10.0
+
+    def __init__(self) -> None:
+        self.last = perf_counter()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if perf_counter() - self.last >= self.SECONDS:
+            self.last = perf_counter()
+            report(f"{stage}: {done:,} of {total:,}" if total else f"{stage}: {done:,}")
 
 
 def show(table: Table, title: str = "") -> None:

@@ -44,7 +44,11 @@ Window = Annotated[
 ]
 CorpusName = Annotated[
     str | None,
-    typer.Option("--corpus", help="Ordinary text from which key statistics are gathered: a file, or a dataset's name."),
+    typer.Option(
+        "--corpus",
+        help="Ordinary text from which key statistics are gathered: a file, or a dataset's name. Default: the "
+        "recipe's; without one, statistics in the store, or text that the model writes itself.",
+    ),
 ]
 Practice = Annotated[
     str | None,

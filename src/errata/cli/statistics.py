@@ -17,7 +17,9 @@ def statistics(
     tokens: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Number of tokens to read; 0 reads the whole corpus. Default: 10 for each dimension of a key."
+            min=0,
+            help="Number of tokens to read; 0 reads the whole corpus. Default: the recipe's, "
+            "or a few for each dimension of a key.",
         ),
     ] = None,
     window: Window = None,
@@ -30,7 +32,10 @@ def statistics(
     layout: Layout = None,
     trust_remote_code: Trust = False,
 ) -> None:
-    """Gather the key statistics of the layers to be edited, in one pass over a corpus, and store them."""
+    """Gather the key statistics of the layers to be edited, in one pass over a corpus, and store them.
+
+    Without a corpus, text that the model writes itself is taken, or statistics that the store holds already.
+    """
     from dataclasses import replace
 
     from errata.cli.work.opening import corpus_of, open_decoder, recipe_of
@@ -47,7 +52,10 @@ def statistics(
         chosen = replace(chosen, statistics=replace(chosen.statistics, tokens=tokens))
     with progress() as tell:
         given: Any = {"store": Store.default(), "progress": tell, "fleet": fleet()}
-        gathered = Supplies(decoder, chosen, corpus=corpus_of(model, corpus), **given).statistics(chosen.window)
+        supplies = Supplies(decoder, chosen, corpus=corpus_of(model, corpus), **given)
+        gathered = supplies.statistics(chosen.window)
+    if note := supplies.source(sorted(set(chosen.window))).note:
+        say(note)
     if not fleet().leads:
         return
     rows = [[str(layer), f"{s.count:,}", str(s.inner), f"{s.convergence:.3f}"] for layer, s in gathered.items()]

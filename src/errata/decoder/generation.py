@@ -70,6 +70,15 @@ def sampled(generator: torch.Generator, top: int, dtype: torch.dtype) -> Choice:
     return choose
 
 
+def drawn_from_all(generator: torch.Generator) -> Choice:
+    """One of all tokens, each by its probability; the generator lives on the CPU."""
+
+    def choose(logits: Tensor, _place: int) -> Tensor:
+        return torch.multinomial(logits.float().softmax(-1).cpu(), 1, generator=generator)[:, 0]
+
+    return choose
+
+
 def of_one_length(rows: Sequence[Sequence[int]], n_tokens: int, room: int) -> Iterator[list[int]]:
     """Indices of rows that run together: of equal length, so that no padding enters, and within `room` tokens."""
     by_length: dict[int, list[int]] = defaultdict(list)

@@ -105,6 +105,7 @@ class LocateThenEdit(Pipeline):
         with decoder.editing(earlier.delta if earlier else None):
             with ledger.timed("statistics"):
                 contexts, statistics = supplies.contexts, supplies.statistics(self.edited)
+                ledger.notes += filter(None, [supplies.source(sorted(set(self.edited))).note])
             site = decoder.tokens.site(facts, contexts)
             again = len(schedule.portions(len(facts))) > 1
             sweep = self._sweep(supplies, statistics, ledger, remember=schedule.remember, again=again)

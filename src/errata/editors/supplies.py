@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, replace
@@ -10,15 +11,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from errata.decoder.contexts import generate_contexts, generate_texts
 from errata.decoder.corpus import Corpus, gather
 from errata.decoder.decoder import Decoder
 from errata.decoder.neighbours import written_neighbours
+from errata.decoder.self_written import write_texts
 from errata.decoder.site import Contexts
 from errata.editors.guard import Guard
 from errata.editors.lesson import Practice
+from errata.editors.source import Source, stored_sources
 from errata.errors import StatisticsError, UnusableFacts
 from errata.fact import Fact
 from errata.fleet import SOLO, Fleet
@@ -63,8 +67,11 @@ class Supplies:
         self._practice, self._guard = practice, guard
         self.anchors: Mapping[str, Tensor] = {}
         self._neighbours: dict[str, list[str]] = {}
+        self.earlier: Mapping[str, Any] | None = None
+        """What the statistics of the edit that is gone on from were made of."""
         self._sampled: dict[tuple[str, int], Contexts] = {}
         self._gathered: dict[str, dict[int, KeyStatistics]] = {}
+        self._sources: dict[str, Source] = {}
 
     def under(self, recipe: Recipe, practice: Sequence[Practice] = ()) -> Supplies:
         """The same for another recipe; contexts and statistics that both recipes ask for alike are made once."""
@@ -160,61 +167,97 @@ class Supplies:
         return max((one.count for one in held.values()), default=0) or None
 
     def statistics(self, layers: Sequence[int]) -> dict[int, KeyStatistics]:
-        """Key statistics of layers: as given, from the store, or gathered and stored.
+        """Key statistics of layers: as given, from the store, or gathered and stored; see `source`.
 
-        In a fleet the leading rank has them, since it solves; the others have none. Raises StatisticsError if they
-        are neither given nor stored and there is no corpus.
+        In a fleet the leading rank has them, since it solves; the others have none. Raises StatisticsError.
         """
         layers = sorted(set(layers))
         if self.given_statistics is not None:
             statistics = self.given_statistics if self.fleet.leads else {}
         else:
-            made_of = repr(self.origin(layers))
+            made_of = repr((self.origin(layers), self.recipe.statistics.shrinkage))
             if made_of not in self._gathered:
                 made = self._stored_or_gathered(layers)
                 self._gathered.clear()  # a set may be larger than the model: only the last is kept
-                self._gathered[made_of] = made
+                self._gathered[made_of] = {n: s.shrunk(self.recipe.statistics.shrinkage) for n, s in made.items()}
             statistics = self._gathered[made_of]
         if self.fleet.leads:
             check_statistics(self.decoder, statistics, layers)
         return {layer: statistics[layer] for layer in layers if layer in statistics}
 
-    def stored_statistics(self, layer: int) -> KeyStatistics | None:
-        """The statistics of a layer that the store holds for this model, corpus and sample; None if it has none."""
-        tensors = self.store.get("statistics", self.origin(layer))
-        return None if tensors is None else KeyStatistics.from_tensors(tensors)
+    def stored_statistics(self, layers: Sequence[int]) -> dict[int, KeyStatistics]:
+        """Those of these layers' statistics that the store holds, of this model and `source`."""
+        source = self.source(layers)
+        held = {n: self.store.get("statistics", source.made_of(self.decoder.identity.key, n)) for n in layers}
+        return {n: KeyStatistics.from_tensors(tensors) for n, tensors in held.items() if tensors is not None}
 
-    def origin(self, layer: int | Sequence[int]) -> dict[str, object]:
-        """What the statistics of a layer, or of several, are made of."""
+    def origin(self, layers: Sequence[int]) -> dict[str, object]:
+        """What the statistics of layers are made of."""
+        return self.source(layers).made_of(self.decoder.identity.key, layers)
+
+    def source(self, layers: Sequence[int]) -> Source:
+        """The text that the statistics of these layers come from: the corpus that is named; without one that of the
+        earlier edit, or the largest sample in the store, if that is large enough; else what the model writes."""
+        asked = repr(
+            (self.decoder.identity.key, layers, self.recipe.statistics, self.corpus and self.corpus.name, self.earlier)
+        )
+        if asked not in self._sources:
+            self._sources[asked] = Source(**self.fleet.tell(lambda: asdict(self._source(layers))))
+        return self._sources[asked]
+
+    def _source(self, layers: Sequence[int]) -> Source:
         wanted = self.recipe.statistics
-        return {
-            "model": self.decoder.identity.key,
-            "layer": layer,
-            "corpus": self.corpus.name if self.corpus else "unknown",
-            "tokens": wanted.tokens,
-            "max_length": wanted.max_length,
-        }
+        usual = wanted.per_dimension * max(self.decoder.inner(layer) for layer in layers)
+        tokens = usual if wanted.tokens is None else wanted.tokens
+        if self.given_statistics is not None or self.corpus is not None:
+            name, reason = (self.corpus.name, "named") if self.corpus else ("unknown", "given")
+            return Source(name, tokens, wanted.max_length, reason)  # type: ignore[arg-type]
+        own = Source.self_written(self.recipe.context_seed, tokens or usual, wanted.max_length)
+        stored = stored_sources(self.store, self.decoder.identity.key, layers)
+        lost = None
+        if self.earlier is not None and self.earlier.keys() >= {"corpus", "tokens", "max_length"}:
+            earlier = Source.of(self.earlier, "earlier")
+            if earlier.seed is not None or any(earlier.same_text(source) for source in stored):
+                return earlier
+            lost = str(earlier)
+        chosen = next((source for source, size in stored.items() if size >= own.tokens), own)
+        return replace(chosen, instead_of=lost)
 
     def _stored_or_gathered(self, layers: Sequence[int]) -> dict[int, KeyStatistics]:
-        stored = {layer: self.stored_statistics(layer) for layer in layers if self.fleet.leads}
-        statistics = {layer: value for layer, value in stored.items() if value is not None}
+        statistics = self.stored_statistics(layers) if self.fleet.leads else {}
         missing = self.fleet.tell(lambda: [layer for layer in layers if layer not in statistics])
         if not missing:
             return statistics
-        if self.corpus is None:
-            raise StatisticsError(
-                f"{self.decoder.name}: no key statistics for layers {missing} in the store, and no corpus to "
-                "gather them from. Give a text file or a dataset name: --corpus FILE or "
-                "--corpus wikimedia/wikipedia:20231101.en"
-            )
-        sample = self.recipe.statistics.tokens, self.recipe.statistics.max_length
+        source = self.source(layers)
+        corpus = self._corpus_of(source)
+        sample = source.tokens, source.max_length
         with self.decoder.unedited():
-            fresh = gather(
-                self.decoder, self.corpus, missing, *sample, lambda *at: self.tell("statistics", *at), self.fleet
-            )
+            fresh = gather(self.decoder, corpus, missing, *sample, lambda *at: self.tell("statistics", *at), self.fleet)
         for layer, value in fresh.items():
-            self.store.put("statistics", self.origin(layer), value.to_tensors())
+            self.store.put("statistics", source.made_of(self.decoder.identity.key, layer), value.to_tensors())
         return statistics | fresh
+
+    def _corpus_of(self, source: Source) -> Corpus:
+        """The text itself. Raises StatisticsError if it is not at hand."""
+        if self.corpus is not None and self.corpus.name == source.corpus:
+            return self.corpus
+        seed = source.seed
+        if seed is None:
+            raise StatisticsError(
+                f"{self.decoder.name}: the statistics of {source} are no longer in the store; give the corpus: --corpus"
+            )
+        made_of: dict[str, object] = {"model": self.decoder.identity.key, "corpus": source.corpus}
+        texts = self._of_unedited(lambda: self._written(source.tokens, seed, made_of))
+        return Corpus(source.corpus, lambda: iter(texts))
+
+    def _written(self, tokens: int, seed: int, made_of: Mapping[str, object]) -> list[str]:
+        """What the model writes, kept: other layers' statistics are gathered from the same text."""
+        held = self.store.get("texts", made_of)
+        if held is not None:
+            return list(json.loads(bytes(held["json"].tolist())))
+        texts = write_texts(self.decoder, tokens, seed, lambda *at: self.tell("text for statistics", *at))
+        self.store.put("texts", made_of, {"json": torch.tensor(list(json.dumps(texts).encode()), dtype=torch.uint8)})
+        return texts
 
     def _of_unedited(self, make: Callable[[], Any]) -> Any:
         """JSON that the leading rank makes with the unedited model, on every rank."""

@@ -65,9 +65,11 @@ def costs(editor: Editor, facts: int) -> list[tuple[str, object]]:
     told = memory(decoder, pipeline.memory(decoder, facts))
     if "statistics" in pipeline.needs:
         layers = sorted(set(pipeline.edited))
-        stored = [layer for layer in layers if editor.supplies.stored_statistics(layer) is not None]
-        where = f"gathered from {corpus.name}" if (corpus := editor.supplies.corpus) else "missing: give --corpus"
-        told.append(("statistics", f"stored for layers {told_layers(stored)}" if stored == layers else where))
+        source = editor.supplies.source(layers)
+        stored = list(editor.supplies.stored_statistics(layers)) == layers
+        told.append(("statistics", f"{'in the store' if stored else 'to be gathered'}, of {source}"))
+        if source.note:
+            told.append(("note", source.note))
     if "practice" in pipeline.needs:
         told.append(("practice", "cases to train on: give them with --practice"))
     return told
