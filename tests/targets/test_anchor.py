@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from errata import Contexts
 from errata.decoder import tails
 from errata.errors import NotFinite
 from errata.targets import Anchor, anchor, optimise_anchors
@@ -125,3 +126,28 @@ def test_a_loss_that_is_not_finite_stops_the_run() -> None:
     site = decoder.tokens.site(tiny_facts(), CONTEXTS)
     with pytest.raises(NotFinite, match="loss is not finite at layer 1"):
         list(optimise_anchors(decoder, site, 1, ANCHOR, packed=True))
+
+
+@both
+def test_bare_prompts_first_is_a_descent_of_their_own_and_then_one_from_where_it_ends(family: str) -> None:
+    decoder = decoder_of(family)
+    site = decoder.tokens.site(tiny_facts(), CONTEXTS)
+    alone = decoder.tokens.site(tiny_facts(), Contexts((("{}",),)))
+    few = replace(ANCHOR, steps=4)
+    begun = dict(optimise_anchors(decoder, alone, 1, replace(ANCHOR, steps=6)))
+    then = dict(optimise_anchors(decoder, site, 1, few, begin=begun))
+    both = dict(optimise_anchors(decoder, site, 1, replace(few, bare_steps=5)))
+    rows = len(CONTEXTS.templates) + 1
+    for i, anchor_ in both.items():
+        assert torch.equal(anchor_.state, then[i].state)
+        assert anchor_.evaluations == 3 + 5 * 2 / rows
+
+
+def test_a_descent_that_begins_elsewhere_is_held_to_what_the_unmoved_model_says() -> None:
+    decoder = decoder_of("llama")
+    site = decoder.tokens.site(tiny_facts(), CONTEXTS)
+    begun = dict(optimise_anchors(decoder, site, 1, replace(ANCHOR, steps=4)))
+    once = dict(optimise_anchors(decoder, site, 1, replace(ANCHOR, steps=2), begin=begun))
+    fourth = dict(optimise_anchors(decoder, site, 1, replace(ANCHOR, steps=5)))
+    assert all(once[i].kl == pytest.approx(fourth[i].kl, rel=1e-9) for i in once)
+    assert min(one.kl for one in once.values()) > 0

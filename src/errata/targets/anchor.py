@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from errata.decoder.decoder import Decoder
 from errata.decoder.memory import is_out_of_memory, tails_at_once
-from errata.decoder.site import FactSite, Site
+from errata.decoder.site import Contexts, FactSite, Site
 from errata.decoder.tails import Row, Stack, Tails
 from errata.errors import NotFinite
 from errata.targets.search import USUAL, AnchorSettings, Asked, Search
@@ -28,9 +28,12 @@ class Anchor:
     """At the last evaluation; the parts are `nll`, `kl` and the weight decay."""
     nll: float
     kl: float
-    evaluations: int
+    evaluations: float
+    """Of the loss on all rows; those of `bare_steps` count as the share of the rows that they run."""
 
 
+BARE_AT_ONCE = 64
+"""Facts whose bare prompts are gone through before their contexts are: what an interrupted run may lose."""
 ALIKE = 0.75
 """A fact waits while its tails are shorter than this share of the longest in the batch: padding is arithmetic."""
 
@@ -45,6 +48,7 @@ def optimise_anchors(
     packed: bool | None = None,
     at_once: int | None = None,
     search: Search = USUAL,
+    begin: Mapping[int, Anchor] | None = None,
 ) -> Iterator[tuple[int, Anchor]]:
     """Find z = h0 + delta for many facts, each with its own delta, stop and clamp; yield each as it is done.
 
@@ -60,10 +64,13 @@ def optimise_anchors(
     A fact that has stopped leaves the batch and the next enters. The evaluation after the last update is not
     made: no update would use it. `facts`: which of the site's (default all). `packed` None: packed tails where
     they reproduce a plain pass of this model. `at_once` None: as many facts of like length as are worth it and
-    fit in memory.
+    fit in memory. `begin`: anchors at which to begin, in place of h0.
     Raises NotFinite if a loss is NaN.
     """
     wanted = list(range(len(site)) if facts is None else facts)
+    if settings.bare_steps and begin is None and (search.alone or not search.inside):
+        yield from _bare_first(decoder, site, layer, settings, wanted, (packed, at_once), search)
+        return
     rows = [rows_of(site.places[i], settings, search) for i in wanted]
     if not rows:
         return
@@ -71,10 +78,12 @@ def optimise_anchors(
         together = packable(decoder, layer, rows)
         for packing, some in ((True, together), (False, sorted(set(range(len(rows))) - set(together)))):
             part = [wanted[i] for i in some]
-            yield from optimise_anchors(decoder, site, layer, settings, part, packing, at_once, search)
+            yield from optimise_anchors(decoder, site, layer, settings, part, packing, at_once, search, begin)
         return
     tails = Tails(decoder, layer, rows, packed, inside=search.inside)
     descent = _Descent(site.part(wanted), rows, tails, settings, search)
+    for i, fact in enumerate(wanted if begin else ()):
+        descent.delta[i, -1] = begin[fact].state - begin[fact].start  # type: ignore[index]
     queue = deque(sorted(range(len(rows)), key=tails.size, reverse=True))
     most = at_once or len(rows)
     active: list[int] = []
@@ -91,6 +100,8 @@ def optimise_anchors(
                 active += entering
                 tails.prepare(entering)
                 stack = None
+                if begin:
+                    descent.look(entering)
             stack = stack or tails.stack(active)
             finished = descent.step(active, stack)
         except (RuntimeError, MemoryError) as error:
@@ -106,6 +117,27 @@ def optimise_anchors(
             yield wanted[i], descent.anchor(i)
         if finished:
             active, stack = [i for i in active if i not in finished], None
+
+
+def _bare_first(
+    decoder: Decoder,
+    site: Site,
+    layer: int,
+    settings: AnchorSettings,
+    facts: Sequence[int],
+    how: tuple[bool | None, int | None],
+    search: Search,
+) -> Iterator[tuple[int, Anchor]]:
+    """A descent on bare prompts and essence, and from where it ends one on all rows (method 1.5)."""
+    places = tuple(replace(place, prompts=place.prompts[:1]) for place in site.places)
+    bare = replace(site, contexts=Contexts((("{}",),)), places=places)
+    short, long = replace(settings, steps=settings.bare_steps + 1, bare_steps=0), replace(settings, bare_steps=0)
+    for first in range(0, len(facts), BARE_AT_ONCE):
+        some = facts[first : first + BARE_AT_ONCE]
+        begun = dict(optimise_anchors(decoder, bare, layer, short, some, *how, search))
+        for i, anchor in optimise_anchors(decoder, site, layer, long, some, *how, search, begun):
+            few, all_ = (len(rows_of(one.places[i], settings, search)) for one in (bare, site))
+            yield i, replace(anchor, evaluations=anchor.evaluations + begun[i].evaluations * few / all_)
 
 
 def rows_of(place: FactSite, settings: AnchorSettings, search: Search = USUAL) -> list[Row]:
@@ -139,6 +171,11 @@ class _Descent:
         start = self.start[fact, -1].clone()
         self.references.pop(fact, None)
         return Anchor(start + self.delta[fact, -1], start, loss, nll, kl, self.evaluations[fact])
+
+    @torch.no_grad()
+    def look(self, facts: Sequence[int]) -> None:
+        """Take the references of facts whose descent begins elsewhere than at the model's own states."""
+        self._loss(facts, torch.zeros_like(self.delta[list(facts)]), self.tails.stack(facts))
 
     def step(self, active: Sequence[int], stack: Stack) -> list[int]:
         """One evaluation of all active facts, and an update of those it does not end. Returns the finished."""

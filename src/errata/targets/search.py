@@ -25,6 +25,8 @@ class AnchorSettings:
     learning_rate: float = 0.5
     steps: int = 25
     """As published, counts evaluations of the loss. The last would be followed by no update and is not made."""
+    bare_steps: int = 0
+    """Evaluations made before those, on the bare prompt and the essence alone; without contexts they cost a quarter."""
     clamp: float = 0.75
     """The largest norm of delta, in norms of the state it is added to."""
     weight_decay: float = 0.5

@@ -67,7 +67,12 @@ def costs(editor: Editor, facts: int) -> list[tuple[str, object]]:
         layers = sorted(set(pipeline.edited))
         source = editor.supplies.source(layers)
         stored = list(editor.supplies.stored_statistics(layers)) == layers
-        told.append(("statistics", f"{'in the store' if stored else 'to be gathered'}, of {source}"))
+        told.append(
+            (
+                "statistics",
+                f"stored for layers {told_layers(layers)}, of {source}" if stored else f"to be gathered from {source}",
+            )
+        )
         if source.note:
             told.append(("note", source.note))
     if "practice" in pipeline.needs:
