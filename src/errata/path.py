@@ -21,7 +21,7 @@ from errata.method import Method, nested, solver_name
 from errata.recipe import Recipe
 from errata.record.path import EditPath, Goal, Point, chosen
 from errata.solvers import Preservation
-from errata.verdict import asked, of_fact
+from errata.verdict import asked, form_of, of_fact
 
 SHARES = (1.0, 0.5)
 """What every step writes of its share of the residual: partial writes are often ahead of full ones."""
@@ -175,7 +175,8 @@ class Walker:
 
     def _scores(self) -> dict[str, float]:
         """Of the edited model, in one pass."""
-        near = list(map(NextToken, self.neighbours))
+        form = form_of(self.facts)
+        near = [NextToken(prompt, form) for prompt in self.neighbours]
         answers = asked(self.decoder, [*map(of_fact, self.facts), *near])
         readings, shifts = answers[: len(self.facts)], answers[len(self.facts) :]
         return {

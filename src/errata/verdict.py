@@ -18,6 +18,7 @@ from errata.editors.supplies import Supplies
 from errata.evaluate import Case, Question, Recall
 from errata.evaluate.specificity import NextToken
 from errata.fact import Fact
+from errata.form import AS_WRITTEN, Form
 from errata.record.verdict import SLIP, FactVerdict, Neighbour, Verdict
 
 NEIGHBOURS = 60
@@ -45,7 +46,13 @@ def asked(decoder: Decoder, questions: Sequence[Question]) -> list[Any]:
 
 def of_fact(fact: Fact) -> Recall:
     """Whether the model says a fact."""
-    return Recall(fact.text, fact.target_new)
+    return Recall(fact.text, fact.target_new, fact.form)
+
+
+def form_of(facts: Sequence[Fact]) -> Form:
+    """How prompts beside facts are put to a model: as the facts are, if all are put alike."""
+    forms = {fact.form for fact in facts}
+    return next(iter(forms)) if len(forms) == 1 else AS_WRITTEN
 
 
 def verdict(
@@ -67,9 +74,10 @@ def _verdict(
 ) -> Verdict:
     facts = list(outcome.facts)
     mine = [case for case in cases if case.fact in set(facts)]
-    wordings = [Recall(text, case.fact.target_new) for case in mine for text in case.paraphrases]
+    wordings = [Recall(text, case.fact.target_new, case.fact.form) for case in mine for text in case.paraphrases]
     near, origin = reported_neighbours(supplies, facts, mine, neighbours)
-    questions: list[Question] = [*map(of_fact, facts), *wordings, *map(NextToken, near)]
+    form = form_of(facts)
+    questions: list[Question] = [*map(of_fact, facts), *wordings, *(NextToken(prompt, form) for prompt in near)]
     answers = asked(outcome.decoder, questions)
     readings, answers = answers[: len(facts)], answers[len(facts) :]
     reworded, shifts = answers[: len(wordings)], answers[len(wordings) :]
@@ -78,7 +86,7 @@ def _verdict(
         facts=_facts(outcome, supplies, readings),
         wanted=max(wanted, len(facts)),
         paraphrases=(sum(reading.exact for reading in reworded), len(reworded)) if reworded else None,
-        neighbours=_neighbours(outcome.decoder, near, [shift.top1 == 1 for shift in shifts]),
+        neighbours=_neighbours(outcome.decoder, near, form, [shift.top1 == 1 for shift in shifts]),
         neighbours_from=origin,
         divergence=sum(shift.kl for shift in shifts) / len(shifts) if shifts else None,
         perplexity=perplexity,
@@ -102,10 +110,10 @@ def reported_neighbours(
     return prompts, origin
 
 
-def _neighbours(decoder: Decoder, prompts: Sequence[str], same: Sequence[bool]) -> tuple[Neighbour, ...]:
+def _neighbours(decoder: Decoder, prompts: Sequence[str], form: Form, same: Sequence[bool]) -> tuple[Neighbour, ...]:
     """Each neighbour; the first few of either kind in words."""
     shown = [i for kind in (False, True) for i in [k for k, one in enumerate(same) if one is kind][:SLIP]]
-    before, after = _said(decoder, [prompts[i] for i in shown])
+    before, after = _said(decoder, [prompts[i] for i in shown], form)
     words = dict(zip(shown, zip(before, after, strict=True), strict=True))
     return tuple(
         Neighbour(prompt, *words.get(i, ("", "")), kept)
@@ -113,9 +121,9 @@ def _neighbours(decoder: Decoder, prompts: Sequence[str], same: Sequence[bool]) 
     )
 
 
-def _said(decoder: Decoder, prompts: Sequence[str]) -> tuple[list[str], list[str]]:
+def _said(decoder: Decoder, prompts: Sequence[str], form: Form) -> tuple[list[str], list[str]]:
     """How the unedited model and the edited one go on."""
-    rows = [decoder.token_ids(prompt) for prompt in prompts]
+    rows = [decoder.token_ids(prompt, form) for prompt in prompts]
     after = decoder.generate(rows, SAID)
     with decoder.unedited():
         before = decoder.generate(rows, SAID)
@@ -130,7 +138,9 @@ def _facts(outcome: Outcome, supplies: Supplies, readings: Sequence[Any]) -> tup
     advice = _advice(facts, missed, supplies, outcome.ledger) if missed else {}
     said = outcome.answers(facts, SAID)
     return tuple(
-        FactVerdict(fact.text, fact.target_new, before, after, now.exact, was.exact, now.probability, advice.get(i, ""))
+        FactVerdict(
+            fact.text, fact.continuation, before, after, now.exact, was.exact, now.probability, advice.get(i, "")
+        )
         for i, ((fact, before, after), now, was) in enumerate(zip(said, readings, first, strict=True))
     )
 

@@ -15,8 +15,8 @@ import errata.cli.study
 from errata.cli.app import app
 from errata.study import STUDIES
 
-VERBS = ["demo", "edit", "apply", "undo", "export", "combine", "show", "diff", "evaluate", "bench", "study", "report"]
-VERBS += ["statistics", "doctor", "methods", "store"]
+VERBS = ["demo", "edit", "take", "apply", "undo", "export", "combine", "show", "diff", "evaluate", "bench", "study"]
+VERBS += ["report", "statistics", "doctor", "methods", "store"]
 HEAVY = "torch", "transformers", "accelerate", "matplotlib", "datasets", "numpy"
 
 CODE = """

@@ -25,6 +25,7 @@ from errata.cli.show import show_edit
 from errata.cli.statistics import statistics
 from errata.cli.store import store_app
 from errata.cli.study import study
+from errata.cli.take import take
 from errata.cli.undo import undo
 
 app = typer.Typer(
@@ -34,6 +35,7 @@ app = typer.Typer(
 for verb in (
     demo,
     edit,
+    take,
     apply,
     undo,
     export,

@@ -94,12 +94,40 @@ def edit(
     format: Format = None,
     on_conflict: OnConflict = Conflict.refuse,
     limit: Limit = None,
-    require: Annotated[
-        float,
+    aim: Annotated[
+        float | None,
         typer.Option(
-            min=0, max=1, help="Share of the facts that must hold afterwards for exit code 0; it is 3 otherwise."
+            min=0,
+            max=1,
+            help="Solve from gentle to strong, and take the gentlest edit in which this share of the facts holds. "
+            "Default where no recipe gives the solver's weight: 0.95.",
         ),
-    ] = 1.0,
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Solve from gentle to strong, and take an edit that moves the answers about other things by at most "
+            "this (nats of D_KL); alone, the one in which most facts hold.",
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="SETTING=VALUE",
+            help="Replace a number of the recipe, such as solvers.least_squares.weight=3000 or share=0.5. Repeatable.",
+        ),
+    ] = None,
+    require: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of the facts that must hold afterwards for exit code 0; it is 3 otherwise. Default: the aim "
+            "where the edit has one, else all.",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
     dtype: Dtype = None,
     device: Device = None,
@@ -113,9 +141,10 @@ def edit(
         check_places,
         dropped_of,
         editor_for,
-        held_facts,
+        judged,
         notes_of,
         save,
+        settings_of,
         show_outcome,
     )
     from errata.cli.work.opening import corpus_of, open_decoder, recipe_of, table_of
@@ -133,23 +162,28 @@ def edit(
     decoder = open_decoder(model, dtype, device, trust_remote_code, layout)
     decoder.check_finite()
     decoder.check_causal()
-    chosen = recipe_of(decoder, recipe, window)
+    earlier = load_edit(past) if past else None
+    chosen = settings_of(recipe_of(decoder, recipe, window), settings or (), method, table, earlier)
     guard = USUAL if guarded else None
     with progress() as tell:
         texts = corpus_of(model, corpus)
         editor = editor_for(decoder, (method, table), chosen, texts, (model, practice, on_conflict.value), guard, tell)
-        earlier = load_edit(past) if past else None
+        if aim is None and budget is None:
+            aim = editor.usual_aim(batch, earlier)
         if dry_run:
             changed = notes_of(earlier, wanted, dropped)
             lines([*findings(decoder, chosen), *changed, *(plan(editor, wanted) if wanted else ())])
             return
-        outcome = editor.edit(wanted, batch=batch, targets=targets.value, past=earlier, drop=dropped)
+        outcome = editor.edit(
+            wanted, batch=batch, targets=targets.value, past=earlier, drop=dropped, aim=aim, budget=budget
+        )
     if facts is None:
         cases, wanted = cases_of_facts(outcome.facts), list(outcome.facts)
     ledgers = {method: outcome.ledger.to_json()}
     if fleet().leads:
         save(outcome, ledgers, output, checkpoint)
-    held = held_facts(outcome, cases)
-    show_outcome(outcome, ledgers, held, len(wanted))
-    if len(outcome.facts) < len(wanted) or len(held) < require * len(wanted):
+    told = judged(outcome, cases, output)
+    show_outcome(outcome, ledgers, told, len(wanted))
+    enough = require if require is not None else aim if aim is not None else 1.0
+    if len(outcome.facts) < len(wanted) or told is None or told.share < enough:
         raise typer.Exit(INCOMPLETE)

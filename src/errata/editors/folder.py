@@ -41,6 +41,12 @@ def edit_folder(folder: str | Path, manifest: Mapping[str, Any]) -> Iterator[Pat
         yield made
 
 
+def amend(folder: Path, **entries: object) -> None:
+    """Add entries to the manifest of a saved edit. Raises StoreError."""
+    manifest = {"kind": KIND, **read_manifest(folder), **entries}
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False))
+
+
 def check_replaceable(folder: Path) -> None:
     """Raises StoreError if the folder is anything but a saved edit, or holds anything else too."""
     if not folder.exists():

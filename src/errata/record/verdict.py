@@ -98,18 +98,24 @@ class Verdict:
     def table(self) -> Table:
         """A row per fact, missed ones first; texts as they are, with line breaks and outer spaces written out."""
         facts = sorted(self.facts, key=lambda fact: fact.holds)
-        rows = [
-            [fact.word, f"{shown(fact.prompt)} -> {shown(fact.wanted)}", shown(fact.before), shown(fact.after)]
-            for fact in facts
-        ]
+        rows = []
+        for fact in facts:
+            joined = fact.wanted.startswith(" ")  # one space, as words are joined, is not worth drawing
+            wanted, *said = (
+                shown(text.removeprefix(" ") if joined else text) for text in (fact.wanted, fact.before, fact.after)
+            )
+            rows.append([fact.word, f"{shown(fact.prompt)} -> {wanted}", *said])
         return Table.plain(["verdict", "fact", "before", "after"], rows, 4)
 
     def slip(self) -> list[str]:
         """A few neighbours in words: those that changed, then those that did not."""
         changed = [n for n in self.neighbours if not n.same and n.after]
         same = [n for n in self.neighbours if n.same and n.after]
-        lines = [f"changed: {shown(n.prompt)} ... {shown(n.before)} -> {shown(n.after)}" for n in changed[:SLIP]]
-        return lines + [f"unchanged: {shown(n.prompt)} ... {shown(n.after)}" for n in same[:SLIP]]
+        lines = [
+            f"changed: {shown(n.prompt)} ... {shown(n.before.strip(' '))} -> {shown(n.after.strip(' '))}"
+            for n in changed[:SLIP]
+        ]
+        return lines + [f"unchanged: {shown(n.prompt)} ... {shown(n.after.strip(' '))}" for n in same[:SLIP]]
 
     def advice(self) -> list[str]:
         """Why facts were missed and what to try, a line for each reason."""

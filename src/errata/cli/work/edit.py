@@ -8,28 +8,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from errata.cli.console import fleet, progress, say, show, warn
+from errata.bench.settings import check_paths, parse_value, with_settings
+from errata.cli.console import fleet, say, show, warn
 from errata.cli.work.opening import practice_of
 from errata.dataset import Case, OnConflict, named_cases
 from errata.decoder.corpus import Corpus
 from errata.decoder.decoder import Decoder
 from errata.editor import Editor
 from errata.editors.base import Edit, Outcome
-from errata.editors.folder import LEDGER, check_replaceable
+from errata.editors.folder import LEDGER, VERDICT, amend, check_replaceable
 from errata.editors.guard import Guard
 from errata.editors.revision import Revision, check_new
 from errata.editors.supplies import Progress
-from errata.errors import ErrataError, StoreError
-from errata.evaluate import Accuracy, evaluate
+from errata.errors import BadRecipe, ErrataError, StoreError
 from errata.fact import Fact, check_facts
 from errata.files import check_folder, refuse_to_replace, write_text
 from errata.method import Method
 from errata.methods import method as row_of
 from errata.recipe import Recipe
-from errata.record.tables import answer_table, health_table, residual_table, seconds_table
-
-SHOWN = 10
-"""Answers printed."""
+from errata.record.path import EditPath, path_of
+from errata.record.tables import health_table, residual_table, seconds_table
+from errata.record.verdict import Verdict
 
 
 def cases_of(name: str, format: str | None, limit: int | None, on_conflict: OnConflict) -> Sequence[Case]:
@@ -86,38 +85,71 @@ def notes_of(past: Edit | None, facts: Sequence[Fact], drop: Sequence[Fact | int
     return [("earlier edit", note) for note in (revision.notes if revision else ())]
 
 
-def held_facts(outcome: Outcome, cases: Sequence[Case]) -> list[Fact]:
-    """The facts that the edited model says: every token of the new target is its first choice (evaluation 1.1).
-
-    None of them if the edited model no longer gives finite numbers.
+def settings_of(
+    recipe: Recipe, given: Sequence[str], method: str, table: Mapping[str, Method], past: Edit | None
+) -> Recipe:
+    """The recipe with settings given as `solvers.least_squares.weight=3000`, and those of the point of the path that
+    an earlier edit was taken from. Raises BadRecipe, UnknownName, StoreError.
     """
-    edited = set(outcome.facts)
-    asked = [case for case in cases if case.fact in edited]
-    with progress() as tell:
-        try:
-            score = evaluate(outcome.decoder, asked, (Accuracy("efficacy"),), tell, fleet())["efficacy_accuracy"]
-        except ErrataError as error:
-            warn(f"the edited model could not be asked: {error}")
-            return []
-    return [case.fact for case, share in zip(asked, score.per_case, strict=True) if share == 1]
+    path = path_of(past.manifest) if past else None
+    if path is not None:
+        point = {path.setting: path.point.value} if path.setting else {}
+        recipe = with_settings(recipe, {**point, "share": path.point.share})
+        say(f"settings of the earlier edit are used: {recipe_words(point, path.point.share)}")
+    pairs = [pair.partition("=") for pair in given]
+    if bad := [f"{name}{sign}{value}" for name, sign, value in pairs if not (name and sign and value)]:
+        raise BadRecipe(f"--set {bad[0]}: expected SETTING=VALUE, such as share=0.5")
+    values = {name.strip(): parse_value(value.strip()) for name, _, value in pairs}
+    check_paths(values, [row_of(method, table)])
+    return with_settings(recipe, values)
 
 
-def show_outcome(outcome: Outcome, ledgers: dict[str, Any], held: Sequence[Fact], wanted: int) -> None:
-    """Print notes, answers before and after (of missed facts first), what the ledger says, and how many facts hold."""
+def recipe_words(point: Mapping[str, object], share: float) -> str:
+    """Settings as --set takes them."""
+    return " ".join([*(f"{name}={value:g}" for name, value in point.items()), f"share={share:g}"])
+
+
+def judged(outcome: Outcome, cases: Sequence[Case], output: Path | None) -> Verdict | None:
+    """Whether the edit is good, written beside it; None if the edited model no longer gives finite numbers."""
+    try:
+        told = outcome.verdict(cases, wanted=len(cases))
+    except ErrataError as error:
+        warn(f"the edited model could not be asked: {error}")
+        return None
+    if output is not None and fleet().leads:
+        write_text(output / VERDICT, json.dumps(told.to_json(), indent=1, ensure_ascii=False))
+        amend(output, verdict=str(told))
+    return told
+
+
+def show_outcome(outcome: Outcome, ledgers: dict[str, Any], told: Verdict | None, wanted: int) -> None:
+    """Print notes, the path, every fact (missed ones first), what the ledger says, and the verdict in one line."""
     for note in outcome.ledger.notes:
         say(note, "yellow")
-    shown = sorted(outcome.facts, key=lambda fact: fact in held)[:SHOWN]
-    answers = [
-        {"prompt": fact.text, "wanted": fact.target_new, "before": before, "after": after}
-        for fact, before, after in outcome.answers(shown)
-    ]
-    show(answer_table(answers))
+    if outcome.path is not None:
+        show_path(outcome.path)
+    if told is not None:
+        show(told.table())
+        for line in [*told.slip(), *told.advice()]:
+            say(line)
     for table in (residual_table(ledgers), health_table(ledgers), seconds_table(ledgers)):
         if table.rows:
             show(table)
-    say(f"{len(held)} of {wanted} facts hold: asked with its own prompt, the model says the new target")
+    if told is not None:
+        sources = [f"neighbours: {told.neighbours_from}"] if told.neighbours else []
+        sources += [f"held-out text: {told.held_out}"] if told.perplexity else []
+        say("; ".join(sources), "dim")
+        say(str(told), "bold")
     if len(outcome.facts) < wanted:
         say(f"{wanted - len(outcome.facts)} facts were not edited: the guard stopped before them", "yellow")
+
+
+def show_path(path: EditPath) -> None:
+    """Print the points of a path as a table and drawn, and which one is taken."""
+    show(path.table(), "The path, from gentle to strong")
+    say(path.chart())
+    say(f"{path}; scored on the facts and on {path.neighbours} neighbours that errata wrote")
+    say("errata take EDIT NUMBER takes another point of a saved edit, without new anchors")
 
 
 def save(outcome: Outcome, ledgers: dict[str, Any], output: Path | None, checkpoint: Path | None) -> None:
