@@ -338,7 +338,8 @@ class Editor:
             "recipe": self.recipe.to_json(),
         }
         if "statistics" in self.pipeline.needs:
-            made["statistics"] = self.supplies.origin(sorted(set(self.pipeline.edited)))
+            layers = sorted(set(self.pipeline.edited))
+            made["statistics"] = self.supplies.origin(layers) | {"shrinkage": self.supplies.shrinkage(layers)}
         return made | {"versions": versions(), "facts": [asdict(fact) for fact in facts]}
 
 

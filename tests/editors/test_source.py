@@ -66,6 +66,15 @@ def test_without_a_corpus_the_statistics_are_of_self_written_text_and_the_edit_s
     assert "text that the model writes itself" in outcome.ledger.notes[0]
 
 
+def test_a_model_writes_two_tokens_for_each_dimension_and_their_moment_is_shrunk() -> None:
+    editor = without_corpus(Store.nowhere(), recipe=RECIPE)
+    given = editor.statistics()[1]
+    raw = editor.supplies.stored_statistics([1, 2, 3])[1]
+    assert 0 < raw.count <= 2 * editor.decoder.inner(1)
+    assert torch.equal(given.moment, raw.shrunk(0.1).moment)
+    assert editor.edit(tiny_facts()).edit.manifest["statistics"]["shrinkage"] == 0.1
+
+
 def test_self_written_text_is_written_once_for_all_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without_corpus(Store(tmp_path)).statistics()
     monkeypatch.setattr("errata.editors.supplies.write_texts", lambda *args: pytest.fail("written again"))

@@ -11,6 +11,8 @@ from typing import Any, Literal
 from errata.store import Store
 
 SELF_WRITTEN = "self-written"
+OWN_PER_DIMENSION, OWN_SHRINKAGE = 2, 0.1
+"""Tokens that a model writes for each entry of a key, at most, and the least shrinkage of the moment of so few."""
 Reason = Literal["named", "given", "earlier", "stored", "self-written"]
 """`named` by the user or the recipe; `given` as tensors; those of the `earlier` edit; or, where no corpus is named,
 `stored` for this model already, else from text that the model writes itself."""
@@ -47,6 +49,11 @@ class Source:
         """With which the model wrote it; None if it did not."""
         found = re.match(rf"{SELF_WRITTEN}: seed (-?\d+),", self.corpus)
         return int(found[1]) if found else None
+
+    @property
+    def least_shrinkage(self) -> float:
+        """What the moment of this sample is shrunk by at least: text that the model writes is short."""
+        return 0.0 if self.seed is None else OWN_SHRINKAGE
 
     def same_text(self, other: Source) -> bool:
         """Whether both are the same sample, whatever the reasons."""

@@ -22,7 +22,7 @@ from errata.decoder.self_written import write_texts
 from errata.decoder.site import Contexts
 from errata.editors.guard import Guard
 from errata.editors.lesson import Practice
-from errata.editors.source import Source, stored_sources
+from errata.editors.source import OWN_PER_DIMENSION, Source, stored_sources
 from errata.errors import StatisticsError, UnusableFacts
 from errata.fact import Fact
 from errata.fleet import SOLO, Fleet
@@ -175,11 +175,12 @@ class Supplies:
         if self.given_statistics is not None:
             statistics = self.given_statistics if self.fleet.leads else {}
         else:
-            made_of = repr((self.origin(layers), self.recipe.statistics.shrinkage))
+            shrinkage = self.shrinkage(layers)
+            made_of = repr((self.origin(layers), shrinkage))
             if made_of not in self._gathered:
                 made = self._stored_or_gathered(layers)
                 self._gathered.clear()  # a set may be larger than the model: only the last is kept
-                self._gathered[made_of] = {n: s.shrunk(self.recipe.statistics.shrinkage) for n, s in made.items()}
+                self._gathered[made_of] = {layer: one.shrunk(shrinkage) for layer, one in made.items()}
             statistics = self._gathered[made_of]
         if self.fleet.leads:
             check_statistics(self.decoder, statistics, layers)
@@ -190,6 +191,10 @@ class Supplies:
         source = self.source(layers)
         held = {n: self.store.get("statistics", source.made_of(self.decoder.identity.key, n)) for n in layers}
         return {n: KeyStatistics.from_tensors(tensors) for n, tensors in held.items() if tensors is not None}
+
+    def shrinkage(self, layers: Sequence[int]) -> float:
+        """What share of their moments is replaced by the diagonal: the recipe's, or the source's if that is more."""
+        return max(self.recipe.statistics.shrinkage, self.source(layers).least_shrinkage)
 
     def origin(self, layers: Sequence[int]) -> dict[str, object]:
         """What the statistics of layers are made of."""
@@ -212,7 +217,8 @@ class Supplies:
         if self.given_statistics is not None or self.corpus is not None:
             name, reason = (self.corpus.name, "named") if self.corpus else ("unknown", "given")
             return Source(name, tokens, wanted.max_length, reason)  # type: ignore[arg-type]
-        own = Source.self_written(self.recipe.context_seed, tokens or usual, wanted.max_length)
+        few = min(wanted.per_dimension, OWN_PER_DIMENSION) * max(self.decoder.inner(layer) for layer in layers)
+        own = Source.self_written(self.recipe.context_seed, wanted.tokens or few, wanted.max_length)
         stored = stored_sources(self.store, self.decoder.identity.key, layers)
         lost = None
         if self.earlier is not None and self.earlier.keys() >= {"corpus", "tokens", "max_length"}:
