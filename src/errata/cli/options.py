@@ -20,7 +20,8 @@ class Conflict(StrEnum):
 Model = Annotated[
     str,
     typer.Argument(
-        help="A checkpoint folder, a Hugging Face hub name, or `pocket` for the model that ships with errata."
+        help="A checkpoint folder, a GGUF file, a Hugging Face hub name, or `pocket` for the model that ships with "
+        "errata."
     ),
 ]
 Method = Annotated[str, typer.Option("--method", "-m", help="How to edit; `errata methods` lists all methods.")]

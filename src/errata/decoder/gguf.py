@@ -32,7 +32,7 @@ def gguf_path(name: str, options: Mapping[str, Any], shared: Mapping[str, Any]) 
     Raises ModelError for a file that is not there.
     """
     inside = options.get("gguf_file")
-    if inside is None and not name.endswith(SUFFIX):
+    if inside is None and not name.lower().endswith(SUFFIX):
         return None
     path = Path(name) if inside is None else Path(name) / inside
     if path.is_file():

@@ -33,7 +33,7 @@ class Gguf(Form):
 
     def check(self, base: str, output: Path) -> None:
         """Raises StoreError, UnknownName, or ModelError for a base that is no GGUF file."""
-        if not base.endswith(SUFFIX):
+        if not base.lower().endswith(SUFFIX):
             raise ModelError(f"{base}: not a GGUF file. Name the file that the edit is to be written into: --base FILE")
         check_installed(base)
         from errata.export.rounding import SAME, WRITABLE
