@@ -26,10 +26,10 @@ from errata.editors.revision import Revision, Run, check_new, check_same_setting
 from errata.editors.saved import load_edit
 from errata.editors.schedule import Schedule
 from errata.editors.supplies import Progress, Supplies
-from errata.errors import Collapsed, NoPath, StatisticsError, WrongEdit
+from errata.errors import Collapsed, NoPath, StatisticsError, UnusableFacts, WrongEdit
 from errata.evaluate import Case, Scores, probes
 from errata.evaluate import evaluate as score
-from errata.fact import Fact, check_facts
+from errata.fact import Fact, Problem, check_facts
 from errata.fleet import SOLO, Fleet
 from errata.method import Method
 from errata.methods import METHODS, check_names
@@ -144,6 +144,7 @@ class Editor:
         drop: Sequence[Fact | int] = (),
         aim: float | None = None,
         budget: float | None = None,
+        skip_unusable: bool = False,
     ) -> Outcome:
         """Make the model believe the facts. The model is edited when this returns.
 
@@ -156,9 +157,20 @@ class Editor:
         either, the facts are solved for along a path of settings from gentle to strong, and the best point is taken;
         with neither, at the recipe's numbers.
 
+        `skip_unusable`: facts that cannot be used are left out, and the ledger's notes say which and why, in place of
+        an error.
+
         Raises UnusableFacts, AlreadyEdited, WrongEdit, StatisticsError, SolveError, Collapsed, NoPath; the model is
         then as before.
         """
+        if skip_unusable and facts:
+            facts, problems = self.usable(facts)
+            if problems and not facts:
+                raise UnusableFacts(problems)
+            how: dict[str, Any] = {"batch": batch, "targets": targets, "remember": remember, "past": past, "drop": drop}
+            outcome = self.edit(facts, **how, aim=aim, budget=budget)
+            outcome.ledger.notes[:0] = [f"left out: {problem}" for problem in problems]
+            return outcome
         check_new(facts, drop, past)
         self.decoder.identify()
         if past is None:
@@ -172,6 +184,23 @@ class Editor:
         if past is not None and (revision := Revision.of(past, facts, drop)):
             return self._revised(past, revision, facts, schedule)
         return self._run(facts, schedule, past, [*(past.manifest.get("runs", []) if past else [])])
+
+    def usable(self, facts: Sequence[Fact]) -> tuple[list[Fact], list[Problem]]:
+        """The facts that can be edited, and for each of the others why it cannot.
+
+        Facts that repeat or contradict each other are all left in: which of them is meant is not for errata to say.
+        """
+        problems = [
+            Problem(i, f"cannot be used: {reason}") for i, fact in enumerate(facts) for reason in fact.problems()
+        ]
+        whole = [i for i, fact in enumerate(facts) if not fact.problems()]
+        if "contexts" in self.pipeline.needs and whole:
+            located = [facts[i] for i in whole]
+            found = self.decoder.tokens.problems(located, self.supplies.contexts)
+            problems += [Problem(whole[problem.fact], problem.reason) for problem in found]
+        problems.sort(key=lambda problem: problem.fact)
+        left_out = {problem.fact for problem in problems}
+        return [fact for i, fact in enumerate(facts) if i not in left_out], problems
 
     def _run(
         self, facts: Sequence[Fact], schedule: Schedule, past: Edit | None, earlier_runs: Sequence[Mapping[str, Any]]

@@ -11,7 +11,7 @@ from tests.models import FAMILIES, tokenizer_of
 
 
 @pytest.mark.parametrize("family", ["gemma2", "olmo2"])
-def test_doctor_says_where_a_change_does_not_move_the_state_as_reckoned(family: str) -> None:
+def test_doctor_says_where_an_edit_is_solved_for_in_front_of_a_norm(family: str) -> None:
     decoder = Decoder(FAMILIES[family](), tokenizer_of(family))
     told = dict(findings(decoder, recipe_for(decoder)))
-    assert "does not move the block's output by D k" in str(told["note"])
+    assert told["MLP output"] == "through post_feedforward_layernorm, an RMS norm; solved for in front of it"

@@ -58,9 +58,25 @@ def test_a_decisive_token_at_position_zero_without_bos_is_reported() -> None:
     assert Tokens(tiny_tokenizer(bos=True)).site(facts, BARE).at_start == []
 
 
-def test_a_token_that_spans_the_subjects_end_is_refused() -> None:
-    tokens = Tokens(tiny_tokenizer(bos=True))
-    with pytest.raises(SubjectNotFound, match="a token spans the end of the subject"):
+def test_a_token_that_spans_the_subjects_end_is_taken_and_marked(tokens: Tokens) -> None:
+    prompt = tokens.locate("{}er of", "The riv")
+    assert tokens.tokenizer.decode(prompt.ids[prompt.decisive]) == " river"
+    assert prompt.spans
+    assert not tokens.locate("{} of", "The river").spans
+    assert tokens.site([Fact("{} of", "The river", "x"), Fact("{}er of", "The riv", "x")], BARE).spanning == [1]
+
+
+def test_a_token_that_spans_is_refused_where_the_tokenizer_does_not_say_which() -> None:
+    slow = tiny_tokenizer(bos=True)
+
+    class Slow:
+        is_fast = False
+
+        def __call__(self, text: str, **how: object) -> object:
+            return slow(text, **how)
+
+    tokens = Tokens(Slow())
+    with pytest.raises(SubjectNotFound, match="a token spans the end of the subject, and this tokenizer"):
         tokens.locate("{}er of", "The riv")
 
 

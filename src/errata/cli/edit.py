@@ -94,6 +94,14 @@ def edit(
     format: Format = None,
     on_conflict: OnConflict = Conflict.refuse,
     limit: Limit = None,
+    skip_unusable: Annotated[
+        bool,
+        typer.Option(
+            "--skip-unusable",
+            help="Leave out facts that cannot be used, naming each with the reason, and edit the others; the exit code "
+            "is then 3. Default: refuse them all.",
+        ),
+    ] = False,
     aim: Annotated[
         float | None,
         typer.Option(
@@ -146,6 +154,7 @@ def edit(
         save,
         settings_of,
         show_outcome,
+        usable_of,
     )
     from errata.cli.work.opening import corpus_of, open_decoder, recipe_of, table_of
     from errata.cli.work.plan import findings, plan
@@ -155,7 +164,7 @@ def edit(
     table = table_of(plugin)
     if facts is None and drop is None:
         raise typer.BadParameter("give a file of facts, or --past and --drop", param_hint="FACTS")
-    cases = [] if facts is None else cases_of(facts, format, limit, on_conflict.value)
+    cases = [] if facts is None else cases_of(facts, format, limit, on_conflict.value, skip_unusable)
     wanted = [case.fact for case in cases]
     dropped = () if drop is None else dropped_of(drop, format, on_conflict.value)
     check_places(output, checkpoint)
@@ -168,11 +177,14 @@ def edit(
     with progress() as tell:
         texts = corpus_of(model, corpus)
         editor = editor_for(decoder, (method, table), chosen, texts, (model, practice, on_conflict.value), guard, tell)
+        cases, left_out = usable_of(editor, cases) if skip_unusable else (cases, [])
+        wanted = [case.fact for case in cases]
         if aim is None and budget is None:
             aim = editor.usual_aim(batch, earlier)
         if dry_run:
             changed = notes_of(earlier, wanted, dropped)
-            lines([*findings(decoder, chosen), *changed, *(plan(editor, wanted) if wanted else ())])
+            skipped = [("left out", problem) for problem in left_out]
+            lines([*findings(decoder, chosen), *changed, *skipped, *(plan(editor, wanted) if wanted else ())])
             return
         outcome = editor.edit(
             wanted, batch=batch, targets=targets.value, past=earlier, drop=dropped, aim=aim, budget=budget
@@ -185,5 +197,5 @@ def edit(
     told = judged(outcome, cases, output)
     show_outcome(outcome, ledgers, told, len(wanted))
     enough = require if require is not None else aim if aim is not None else 1.0
-    if len(outcome.facts) < len(wanted) or told is None or told.share < enough:
+    if left_out or len(outcome.facts) < len(wanted) or told is None or told.share < enough:
         raise typer.Exit(INCOMPLETE)

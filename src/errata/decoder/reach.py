@@ -23,8 +23,8 @@ TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-3}
 """Relative error up to which two ways of moving are the same; norms work in float32 inside."""
 COARSE = 0.05
 """The same for models in fewer bits."""
-UNREACHED = 1e-3
-"""Coordinates whose gain is below this share of the mean gain are left as they are."""
+UNREACHED = 0.1
+"""Coordinates whose gain is below this share of the mean gain are left as they are: moving them costs all others."""
 SHORTEST = 0.1
 """An output is never made shorter than this share of its length, however far it has to turn."""
 

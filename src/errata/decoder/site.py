@@ -44,6 +44,8 @@ class Prompt:
 
     ids: tuple[int, ...]
     decisive: int
+    spans: bool = False
+    """Whether the decisive token also holds what follows the subject."""
 
     @property
     def stem(self) -> Prompt:
@@ -95,6 +97,22 @@ class Site:
         Without a BOS that position is an attention sink with an outlying state, and edits there misbehave.
         """
         return [i for i, place in enumerate(self.places) if place.prompts[0].decisive == 0]
+
+    @property
+    def spanning(self) -> list[int]:
+        """Facts whose decisive token also holds what follows the subject (method 1.2)."""
+        return [i for i, place in enumerate(self.places) if any(prompt.spans for prompt in place.prompts)]
+
+    @property
+    def stems(self) -> list[list[int]]:
+        """The facts in groups whose prompts are alike, in every context, up to and with the decisive token.
+
+        Facts of one group have one key and one state in every layer (method 5.31). Most are alone in theirs.
+        """
+        groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+        for i, place in enumerate(self.places):
+            groups.setdefault(tuple(prompt.stem.ids for prompt in place.prompts), []).append(i)
+        return list(groups.values())
 
 
 class Tokens:
@@ -202,9 +220,10 @@ class Tokens:
         return [end]
 
     def locate(self, prompt: str, subject: str, prefix: str = "", form: Form = AS_WRITTEN) -> Prompt:
-        """The prompt, behind `prefix`, with its subject filled in, and the subject's last token.
+        """The prompt, behind `prefix`, with its subject filled in, and the token with the subject's last character.
 
-        Raises SubjectNotFound if the prompt has no single `{}`, or a token spans the subject's end; ModelError.
+        Raises SubjectNotFound if the prompt has no single `{}`, or a token spans the subject's end and the tokenizer
+        does not say which; ModelError.
         """
         if prompt.count("{}") != 1:
             raise SubjectNotFound(f"prompt {printable(prompt)} must have '{{}}' exactly once, where the subject stands")
@@ -218,15 +237,15 @@ class Tokens:
         ids, beginning = (
             self._plain(part.rstrip(" ")) if specials else self._encode(part, specials) for part in (text, end)
         )
-        by_prefix = len(beginning) - 1
-        decisive = self._by_offsets(text, len(before), len(before) + len(subject.rstrip()), specials)
-        decisive = by_prefix if decisive is None else decisive
-        if decisive != by_prefix or beginning != ids[: decisive + 1]:
+        last = self._by_offsets(text, len(before), len(before) + len(subject.rstrip()), specials)
+        if last is not None:
+            return Prompt(tuple(ids), *last)
+        if beginning != ids[: len(beginning)]:
             raise SubjectNotFound(
-                f"subject {printable(subject)} in {printable(text)}: a token spans the end of the subject, so no token "
-                "is its last. Put a space or a comma behind the subject."
+                f"subject {printable(subject)} in {printable(text)}: a token spans the end of the subject, and this "
+                "tokenizer does not say which. Put a space or a comma behind the subject."
             )
-        return Prompt(tuple(ids), decisive)
+        return Prompt(tuple(ids), len(beginning) - 1)
 
     def _in_chat(self, before: str, subject: str, behind: str, form: Form) -> tuple[str, str]:
         """What stands before and behind the subject once the template has written the conversation."""
@@ -241,18 +260,29 @@ class Tokens:
             )
         return whole[:start], whole[start + len(subject) :]
 
-    def _by_offsets(self, text: str, start: int, end: int, specials: bool = True) -> int | None:
+    def _by_offsets(self, text: str, start: int, end: int, specials: bool = True) -> tuple[int, bool] | None:
+        """The last token with a character of text[start:end], and whether it reaches beyond; None if none is known."""
         if not getattr(self.tokenizer, "is_fast", False):
             return None
         encoding = self.tokenizer(text, add_special_tokens=specials, return_offsets_mapping=True)
         front = self._front if specials else 0
         spans = encoding["offset_mapping"][front:]
         inside = [i for i, (left, right) in enumerate(spans) if left < end and right > start and right > left]
-        return front + inside[-1] if inside else None
+        return (front + inside[-1], spans[inside[-1]][1] > end) if inside else None
 
     def site(self, facts: Sequence[Fact], contexts: Contexts) -> Site:
         """Every fact as tokens. Raises UnusableFacts listing all that cannot be located or are too long."""
-        places, problems = [], []
+        places, problems = self._located(facts, contexts)
+        if problems:
+            raise UnusableFacts(problems)
+        return Site(tuple(facts), contexts, tuple(places))
+
+    def problems(self, facts: Sequence[Fact], contexts: Contexts) -> list[Problem]:
+        """Why some of the facts have no place; empty if all have one."""
+        return self._located(facts, contexts)[1]
+
+    def _located(self, facts: Sequence[Fact], contexts: Contexts) -> tuple[list[FactSite], list[Problem]]:
+        places, problems = list[FactSite](), list[Problem]()
         for i, fact in enumerate(facts):
             try:
                 places.append(self._place(fact, contexts))
@@ -268,9 +298,7 @@ class Tokens:
                         f"at most {self.positions}. Shorten its prompt.",
                     )
                 )
-        if problems:
-            raise UnusableFacts(problems)
-        return Site(tuple(facts), contexts, tuple(places))
+        return places, problems
 
     def _place(self, fact: Fact, contexts: Contexts) -> FactSite:
         # Plain replacement, not str.format: prompts and generated text may hold braces (method 1.3).

@@ -27,6 +27,8 @@ Kept = dict[str, dict[str, Tensor]]
 """Hash of what an anchor was made of, the fact among it -> its `state` and the `parts` of its loss."""
 
 FLUSH_SECONDS = 2.0
+UNMET = 0.7
+"""NLL above which a target is less likely than not: its anchor does not satisfy the fact."""
 
 
 class Anchors:
@@ -59,18 +61,19 @@ class Anchors:
         fleet, search = self.supplies.fleet, self._search_at(layer)
         made_of = self._made_of(site, layer, search)
         shelf, seal = self.supplies.store.shelf("anchors", made_of), canonical(made_of)
-        names = names_of(site)
+        names, stems = stem_names(site), site.stems
         keys = [blake2b(f"{seal}\0{name}".encode(), digest_size=16).hexdigest() for name in names]
         stored = shelf.get(names)
         saved = ChainMap(self.kept, self._saved)
         stored |= {name: saved[key] for name, key in zip(names, keys, strict=True) if key in saved}
-        had = [i for i, name in enumerate(names) if name in stored]
-        owner, missing = fleet.owners(had, len(site))
-        mine = [i for i, rank in enumerate(owner) if rank == fleet.rank]
+        had = [at for at, stem in enumerate(stems) if all(names[i] in stored for i in stem)]
+        owner, missing = fleet.owners(had, len(stems))
+        mine = sorted(i for stem, rank in zip(stems, owner, strict=True) if rank == fleet.rank for i in stem)
+        unknown = {i for at in missing for i in stems[at]}
         fresh: dict[str, dict[str, Tensor]] = {}
         flushed = perf_counter()
         with self.ledger.timed("anchors"):
-            own = [i for i in mine if names[i] not in stored]
+            own = [i for i in mine if i in unknown]
             optimised = optimise_anchors(self.supplies.decoder, site, layer, self.settings, own, search=search)
             try:
                 for done, (i, anchor) in enumerate(optimised, 1):
@@ -79,7 +82,7 @@ class Anchors:
                     if in_pieces and perf_counter() - flushed > FLUSH_SECONDS:
                         shelf.put(fresh)
                         fresh, flushed = {}, perf_counter()
-                    known = len(site) - len(missing) + min(done * fleet.size, len(missing))
+                    known = len(site) - len(unknown) + min(done * fleet.size, len(unknown))
                     self.supplies.tell(f"anchors at layer {layer}", known, len(site))
             finally:
                 if fresh and (in_pieces or len(fresh) == len(own)):
@@ -89,8 +92,20 @@ class Anchors:
             self.kept[key] = {"state": state, "parts": parts}
         self.ledger.anchor_nll.setdefault(layer, []).extend(every["parts"][:, 1].tolist())
         means = dict(zip(("loss", "nll", "kl", "evaluations"), every["parts"].mean(0).tolist(), strict=True))
-        self.ledger.anchors[layer] = means | {"stored": len(site) - len(missing)}
+        self.ledger.anchors[layer] = means | {"stored": len(site) - len(unknown)}
+        self._note_unmet(site, layer, every["parts"][:, 1].tolist())
         return every["state"] if search is self._search else self._lifted(site, layer, every["state"])
+
+    def _note_unmet(self, site: Site, layer: int, losses: Sequence[float]) -> None:
+        """Say which facts of one stem their joint anchor does not satisfy."""
+        for stem in site.stems:
+            unmet = [site.facts[i] for i in stem if losses[i] > UNMET]
+            if unmet and len(stem) > 1:
+                listed = ", ".join(f"{fact.text!r} -> {fact.target_new!r}" for fact in unmet)
+                self.ledger.notes.append(
+                    f"layer {layer}: no joint anchor was found for the {len(stem)} facts on one key; unlikely to hold: "
+                    f"{listed}. Word them so that the subject does not come first, or edit fewer of them."
+                )
 
     def _search_at(self, layer: int) -> Search:
         """In front of a norm there is only the output to move; its length is lost, so it needs no room."""
@@ -120,6 +135,17 @@ def state_of(decoder: Decoder) -> dict[str, object]:
 def names_of(site: Site) -> list[str]:
     """The name of each fact in the store."""
     return [place_name(fact, place) for fact, place in zip(site.facts, site, strict=True)]
+
+
+def stem_names(site: Site) -> list[str]:
+    """The names under which the facts' anchors are kept: of a fact that shares its stem, a hash of all that do."""
+    names = names_of(site)
+    for stem in site.stems:
+        if len(stem) > 1:
+            together = sorted(names[i] for i in stem)
+            for i in stem:
+                names[i] = blake2b("\0".join([names[i], *together]).encode(), digest_size=16).hexdigest()
+    return names
 
 
 def place_name(fact: Fact, place: FactSite) -> str:

@@ -18,6 +18,9 @@ from errata.editors.schedule import Checkpoint, Schedule, under
 from errata.editors.sweep import Sweep
 from errata.targets import Targets
 
+LISTED = 3
+"""Facts that a note names."""
+
 
 class Batches:
     """All batches of a schedule. Those that the store has done already are taken from it.
@@ -52,6 +55,8 @@ class Batches:
         first = self._resumed(checkpoint) if several else 0
         if not first:
             self._note_sinks()
+            self._note_spans()
+            self._note_stems(batches)
         edited = len(site)
         for number, batch in enumerate(batches[first:], first):
             part, before = site.part(batch), sweep.mark()
@@ -119,6 +124,25 @@ class Batches:
                 f"{len(site.at_start)} of {len(site)} facts have their decisive token at position 0, where "
                 f"{self.decoder.name} has no BOS in front: an attention sink, whose state is an outlier. Edits of "
                 "these may misbehave."
+            )
+
+    def _note_spans(self) -> None:
+        if facts := [self.site.facts[i] for i in self.site.spanning]:
+            listed = ", ".join(repr(fact.text) for fact in facts[:LISTED]) + ", ..." * (len(facts) > LISTED)
+            self.sweep.ledger.notes.append(
+                f"in {len(facts)} of {len(self.site)} facts the token with the subject's last character also holds "
+                f"what follows the subject, and was taken for its last: {listed}"
+            )
+
+    def _note_stems(self, batches: Sequence[range]) -> None:
+        """Of facts on one key those in different batches overwrite each other: no joint anchor is sought."""
+        batch_of = {i: number for number, batch in enumerate(batches) for i in batch}
+        apart = [stem for stem in self.site.stems if len({batch_of[i] for i in stem}) > 1]
+        if apart:
+            texts = [" and ".join(repr(self.site.facts[i].text) for i in stem) for stem in apart[:LISTED]]
+            self.sweep.ledger.notes.append(
+                f"facts on one key are edited in different batches, so that the later ones overwrite the earlier: "
+                f"{'; '.join(texts)}{'; ...' * (len(apart) > LISTED)}. Edit them in one batch."
             )
 
     def _finish(self) -> None:

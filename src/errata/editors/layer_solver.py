@@ -97,6 +97,7 @@ class LayerSolver:
         It is asked for with the residuals of this rank's facts, and answers for all of them.
         """
         prompts = [prompt.stem for place in site for prompt in place.prompts]
+        once = [stem[0] for stem in site.stems]
 
         @cache
         def at_layer(layer: int) -> tuple[Tensor, Tensor, Tensor, Prepared]:
@@ -113,7 +114,8 @@ class LayerSolver:
             keys, bare_keys, weight, prepared = at_layer(layer)
             reach = self.reach.get(layer, PLAIN)
             residuals = reach.asked(residuals, None if reach.norm is None else outputs(layer))
-            change = self.solver.solve(LinearSystem(keys, residuals, weight, layer, bare_keys), prepared).change
+            system = LinearSystem(keys[once], residuals[once], weight, layer, bare_keys[once])
+            change = self.solver.solve(system, prepared).change
             return float(torch.linalg.matrix_norm(change)) / float(torch.linalg.matrix_norm(weight))
 
         def of_all(layer: int, residuals: Tensor) -> float:

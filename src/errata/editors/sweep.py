@@ -77,6 +77,7 @@ class Sweep:
         own = site.part(mine)
         prompts = Frontier(decoder, [prompt.stem for place in own for prompt in place.prompts])
         bare = Frontier(decoder, own.bare)
+        once = [stem[0] for stem in site.stems]  # one key, one row (method 5.31)
 
         def states(layers: Sequence[int], space: Space = self.construction.search.space) -> Targets:
             return fleet.rows(mine, bare.states(layers, space=space))
@@ -98,7 +99,7 @@ class Sweep:
                 moves = reach.asked(residuals, outputs)
             with ledger.timed("solve"):
                 weight = decoder.weight(layer).to(decoder.device, decoder.precision)
-                solution = self.solver.solve(LinearSystem(keys, moves, weight, layer, bare_keys))
+                solution = self.solver.solve(LinearSystem(keys[once], moves[once], weight, layer, bare_keys[once]))
                 change = solution.change.to(decoder.device, decoder.precision)
                 self.total += WeightDelta(decoder.fingerprint, {decoder.parameter_name(layer): change})
                 decoder.set_change(self.total)

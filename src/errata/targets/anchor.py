@@ -15,17 +15,17 @@ from errata.decoder.memory import is_out_of_memory, tails_at_once
 from errata.decoder.site import Contexts, FactSite, Site
 from errata.decoder.tails import Row, Stack, Tails
 from errata.errors import NotFinite
-from errata.targets.search import USUAL, AnchorSettings, Asked, Search
+from errata.targets.search import USUAL, AnchorSettings, Asked, Search, shared_out
 
 
 @dataclass(frozen=True)
 class Anchor:
-    """A state optimised at one layer for one fact."""
+    """A state optimised at one layer for one fact, or for all facts that have their stem in common."""
 
     state: Float[Tensor, " model"]
     start: Float[Tensor, " model"]
     loss: float
-    """At the last evaluation; the parts are `nll`, `kl` and the weight decay."""
+    """At the last evaluation; the parts are `nll`, `kl` and the weight decay. Of facts with one stem their mean."""
     nll: float
     kl: float
     evaluations: float
@@ -61,6 +61,9 @@ def optimise_anchors(
     `alone`. Each has its own decay; beside an attention delta the MLP delta's ball is measured by the block's
     output, as published code does (method 2.7).
 
+    Facts with one stem have one delta, which minimises the sum of their losses, the KL counted once; it has
+    the evaluations of all of them, a ball as for deltas at right angles, and stops at their mean loss (method 5.31).
+
     A fact that has stopped leaves the batch and the next enters. The evaluation after the last update is not
     made: no update would use it. `facts`: which of the site's (default all). `packed` None: packed tails where
     they reproduce a plain pass of this model. `at_once` None: as many facts of like length as are worth it and
@@ -71,19 +74,21 @@ def optimise_anchors(
     if settings.bare_steps and begin is None and (search.alone or not search.inside):
         yield from _bare_first(decoder, site, layer, settings, wanted, (packed, at_once), search)
         return
-    rows = [rows_of(site.places[i], settings, search) for i in wanted]
-    if not rows:
+    if not wanted:
         return
+    stems, of_fact = site.part(wanted).stems, [rows_of(site.places[i], settings, search) for i in wanted]
+    rows = [[row for i in stem for row in of_fact[i]] for stem in stems]
     if packed is None:
         together = packable(decoder, layer, rows)
         for packing, some in ((True, together), (False, sorted(set(range(len(rows))) - set(together)))):
-            part = [wanted[i] for i in some]
+            part = sorted(wanted[i] for stem in some for i in stems[stem])
             yield from optimise_anchors(decoder, site, layer, settings, part, packing, at_once, search, begin)
         return
     tails = Tails(decoder, layer, rows, packed, inside=search.inside)
-    descent = _Descent(site.part(wanted), rows, tails, settings, search)
-    for i, fact in enumerate(wanted if begin else ()):
-        descent.delta[i, -1] = begin[fact].state - begin[fact].start  # type: ignore[index]
+    descent = _Descent(site.part(wanted), stems, of_fact, tails, settings, search)
+    for i, stem in enumerate(stems if begin else ()):
+        first = begin[wanted[stem[0]]]  # type: ignore[index]
+        descent.delta[i, -1] = first.state - first.start
     queue = deque(sorted(range(len(rows)), key=tails.size, reverse=True))
     most = at_once or len(rows)
     active: list[int] = []
@@ -114,7 +119,7 @@ def optimise_anchors(
             continue
         for i in finished:
             tails.forget(i)
-            yield wanted[i], descent.anchor(i)
+            yield from ((wanted[fact], anchor) for fact, anchor in descent.anchors(i))
         if finished:
             active, stack = [i for i in active if i not in finished], None
 
@@ -132,8 +137,9 @@ def _bare_first(
     places = tuple(replace(place, prompts=place.prompts[:1]) for place in site.places)
     bare = replace(site, contexts=Contexts((("{}",),)), places=places)
     short, long = replace(settings, steps=settings.bare_steps + 1, bare_steps=0), replace(settings, bare_steps=0)
-    for first in range(0, len(facts), BARE_AT_ONCE):
-        some = facts[first : first + BARE_AT_ONCE]
+    stems = site.part(facts).stems
+    for first in range(0, len(stems), BARE_AT_ONCE):
+        some = sorted(facts[i] for stem in stems[first : first + BARE_AT_ONCE] for i in stem)
         begun = dict(optimise_anchors(decoder, bare, layer, short, some, *how, search))
         for i, anchor in optimise_anchors(decoder, site, layer, long, some, *how, search, begun):
             few, all_ = (len(rows_of(one.places[i], settings, search)) for one in (bare, site))
@@ -150,27 +156,39 @@ def rows_of(place: FactSite, settings: AnchorSettings, search: Search = USUAL) -
 
 
 class _Descent:
-    """Adam on one delta per fact; what each fact has come to so far."""
+    """Adam on one delta per stem; what each stem and its facts have come to so far."""
 
     def __init__(
-        self, site: Site, rows: Sequence[list[Row]], tails: Tails, settings: AnchorSettings, search: Search
+        self,
+        site: Site,
+        stems: Sequence[Sequence[int]],
+        rows: Sequence[list[Row]],
+        tails: Tails,
+        settings: AnchorSettings,
+        search: Search,
     ) -> None:
-        self.site, self.tails, self.settings, self.search = site, tails, settings, search
-        self.asked = [Asked(place, asked) for place, asked in zip(site, rows, strict=True)]
-        shape = (4, len(site), len(tails.parts) or 1, tails.decoder.width)
+        """`stems`: the facts of the site that share each; `rows`: of each fact."""
+        self.site, self.stems, self.tails, self.settings, self.search = site, stems, tails, settings, search
+        share = {i: 1 / len(stem) for stem in stems for i in stem}
+        self.asked = [Asked(place, rows[i], share[i]) for i, place in enumerate(site)]
+        shape = (4, len(stems), len(tails.parts) or 1, tails.decoder.width)
         self.delta, self.mean, self.square, self.start = torch.zeros(
             shape, dtype=tails.decoder.precision, device=tails.decoder.device
         )
         self.radius = self.delta.new_zeros(*shape[1:3], 1)
-        self.evaluations = [0] * len(site)
+        self.evaluations = [0] * len(stems)
+        self.losses = [float("nan")] * len(stems)
         self.references: dict[int, Tensor] = {}
-        self.parts: dict[int, tuple[float, float, float]] = {}
+        self.parts: dict[int, tuple[float, float]] = {}
 
-    def anchor(self, fact: int) -> Anchor:
-        loss, nll, kl = self.parts.get(fact, (float("nan"),) * 3)
-        start = self.start[fact, -1].clone()
-        self.references.pop(fact, None)
-        return Anchor(start + self.delta[fact, -1], start, loss, nll, kl, self.evaluations[fact])
+    def anchors(self, stem: int) -> Iterator[tuple[int, Anchor]]:
+        """What each fact of a stem has come to."""
+        start = self.start[stem, -1].clone()
+        for fact in self.stems[stem]:
+            nll, kl = self.parts.get(fact, (float("nan"),) * 2)
+            self.references.pop(fact, None)
+            state, loss = start + self.delta[stem, -1], self.losses[stem] / len(self.stems[stem])
+            yield fact, Anchor(state, start, loss, nll, kl, self.evaluations[stem])
 
     @torch.no_grad()
     def look(self, facts: Sequence[int]) -> None:
@@ -178,7 +196,7 @@ class _Descent:
         self._loss(facts, torch.zeros_like(self.delta[list(facts)]), self.tails.stack(facts))
 
     def step(self, active: Sequence[int], stack: Stack) -> list[int]:
-        """One evaluation of all active facts, and an update of those it does not end. Returns the finished."""
+        """One evaluation of all active stems, and an update of those it does not end. Returns the finished."""
         for i in active:
             if not self.evaluations[i]:
                 self.start[i] = self.tails.start(i).to(self.start)
@@ -186,53 +204,59 @@ class _Descent:
                 if not self.search.alone:
                     around = self.tails.around(i).to(self.start)
                     self.radius[i, -1] = self.settings.clamp * torch.linalg.vector_norm(around)
+                self.radius[i] *= len(self.stems[i]) ** 0.5  # as far as deltas of one fact each, at right angles
         if self.settings.steps <= 1:
             return list(active)
         delta = self.delta[list(active)].requires_grad_()
         loss, nll, kl = self._loss(active, delta, stack)
         if not torch.isfinite(loss).all():
-            bad = active[int((~torch.isfinite(loss)).nonzero()[0])]
+            bad = self.stems[active[int((~torch.isfinite(loss)).nonzero()[0])]][0]
             raise NotFinite(f"fact {bad}: its anchor's loss is not finite at layer {self.tails.layer}")
         (gradient,) = torch.autograd.grad(loss.sum(), delta)
-        for i, *parts in zip(active, loss.tolist(), nll.tolist(), kl.tolist(), strict=True):
+        for i, value in zip(active, loss.tolist(), strict=True):
             self.evaluations[i] += 1
-            self.parts[i] = (parts[0], parts[1], parts[2])
-        stopped = [i for i in active if self.parts[i][0] < self.settings.stop_loss]
+            self.losses[i] = value
+        facts = [fact for i in active for fact in self.stems[i]]
+        self.parts |= {fact: parts for fact, *parts in zip(facts, nll.tolist(), kl.tolist(), strict=True)}  # type: ignore[misc]
+        stopped = [i for i in active if self.losses[i] / len(self.stems[i]) < self.settings.stop_loss]
         self._update([i for i in active if i not in stopped], dict(zip(active, gradient, strict=True)))
-        return [i for i in active if i in stopped or self.evaluations[i] >= self.settings.steps - 1]
+        most = self.settings.steps - 1  # for each of the facts that a delta is for
+        return [i for i in active if i in stopped or self.evaluations[i] >= most * len(self.stems[i])]
 
     def _loss(self, active: Sequence[int], delta: Tensor, stack: Stack) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, NLL and KL of each active fact."""
+        """Loss of each active stem; NLL and KL of each of their facts."""
+        facts = [fact for i in active for fact in self.stems[i]]
         decoder, objective = self.tails.decoder, self.search.objective
         lens = objective.lens(decoder, self.tails.layer, self.settings)
         read, own = self.tails.logits(stack, delta, lens)
-        asked = [self.asked[i] for i in active]
+        asked = [self.asked[i] for i in facts]
         parts = [one.answers for one in asked]
-        for i, mine, first in zip(active, read.detach().split(parts), own.detach().split(parts), strict=True):
+        for i, mine, first in zip(facts, read.detach().split(parts), own.detach().split(parts), strict=True):
             if i not in self.references:
                 part = self.site.part([i])
                 self.references[i] = objective.reference(decoder, part, self.asked[i], lens, mine, first).clone()
-        held = [self.references[i] for i in active]
+        held = [self.references[i] for i in facts]
         main, nll, kl = objective.loss(asked, held, read, own, self.settings)
         norm = torch.linalg.vector_norm(delta, dim=-1)
         size = torch.linalg.vector_norm(self.start[list(active)], dim=-1)
         decay = self.settings.weight_decay * ((norm**2 if self.settings.squared_decay else norm) / size**2).sum(-1)
-        return main + decay, nll, kl
+        owner = [slot for slot, i in enumerate(active) for _ in self.stems[i]]
+        return shared_out(main, owner, [1.0] * len(owner), len(active)) + decay, nll, kl
 
-    def _update(self, facts: list[int], gradients: dict[int, Tensor]) -> None:
+    def _update(self, stems: list[int], gradients: dict[int, Tensor]) -> None:
         """Adam with its usual constants, then the projection onto the ball of radius clamp |h0|."""
-        if not facts:
+        if not stems:
             return
-        gradient = torch.stack([gradients[i] for i in facts])
+        gradient = torch.stack([gradients[i] for i in stems])
         beta1, beta2, epsilon = 0.9, 0.999, 1e-8
-        t = gradient.new_tensor([self.evaluations[i] for i in facts])[:, None, None]
-        self.mean[facts] = beta1 * self.mean[facts] + (1 - beta1) * gradient
-        self.square[facts] = beta2 * self.square[facts] + (1 - beta2) * gradient**2
-        step = self.settings.learning_rate * self.mean[facts] / (1 - beta1**t)
-        delta = self.delta[facts] - step / ((self.square[facts] / (1 - beta2**t)).sqrt() + epsilon)
+        t = gradient.new_tensor([self.evaluations[i] for i in stems])[:, None, None]
+        self.mean[stems] = beta1 * self.mean[stems] + (1 - beta1) * gradient
+        self.square[stems] = beta2 * self.square[stems] + (1 - beta2) * gradient**2
+        step = self.settings.learning_rate * self.mean[stems] / (1 - beta1**t)
+        delta = self.delta[stems] - step / ((self.square[stems] / (1 - beta2**t)).sqrt() + epsilon)
         norm = torch.linalg.vector_norm(delta, dim=-1, keepdim=True)
-        limit = self.radius[facts]
-        self.delta[facts] = torch.where(norm > limit, delta * (limit / norm), delta)
+        limit = self.radius[stems]
+        self.delta[stems] = torch.where(norm > limit, delta * (limit / norm), delta)
 
 
 _LIMITS = ("sliding_window", "window_size", "attention_chunk_size", "max_position_embeddings")

@@ -46,6 +46,8 @@ class Asked:
 
     place: FactSite
     rows: list[Row]
+    share: float = 1.0
+    """Of what facts with one stem ask for once: 1 / their number (method 5.31)."""
 
     @property
     def answers(self) -> int:
@@ -111,7 +113,8 @@ class Essence(Objective):
         log_p = read.log_softmax(-1)[range(len(targets)), targets]
         nll = -shared_out(log_p, owner, share, len(asked))
         kl = divergence(own[essence].log_softmax(-1), torch.cat(list(references)))
-        return nll + settings.kl_factor * kl, nll, kl
+        shares = kl.new_tensor([one.share for one in asked])
+        return nll + settings.kl_factor * (shares * kl), nll, kl
 
 
 def rewriting(place: FactSite) -> list[Row]:

@@ -20,8 +20,8 @@ from errata.editors.folder import LEDGER, VERDICT, amend, check_replaceable
 from errata.editors.guard import Guard
 from errata.editors.revision import Revision, check_new
 from errata.editors.supplies import Progress
-from errata.errors import BadRecipe, ErrataError, StoreError
-from errata.fact import Fact, check_facts
+from errata.errors import BadRecipe, ErrataError, StoreError, UnusableFacts
+from errata.fact import Fact, Problem, check_facts
 from errata.files import check_folder, refuse_to_replace, write_text
 from errata.method import Method
 from errata.methods import method as row_of
@@ -31,11 +31,25 @@ from errata.record.tables import health_table, residual_table, seconds_table
 from errata.record.verdict import Verdict
 
 
-def cases_of(name: str, format: str | None, limit: int | None, on_conflict: OnConflict) -> Sequence[Case]:
-    """The cases of a file or a hub dataset, whose facts can be edited. Raises FactError."""
+def cases_of(
+    name: str, format: str | None, limit: int | None, on_conflict: OnConflict, unusable: bool = False
+) -> Sequence[Case]:
+    """The cases of a file or a hub dataset, whose facts can be edited, or might if `unusable`. Raises FactError."""
     cases = named_cases(name, format, limit, on_conflict=on_conflict, note=warn)
-    check_facts([case.fact for case in cases])
+    if not unusable:
+        check_facts([case.fact for case in cases])
     return cases
+
+
+def usable_of(editor: Editor, cases: Sequence[Case]) -> tuple[Sequence[Case], list[Problem]]:
+    """The cases whose facts can be edited, and why the others cannot, which is told. Raises UnusableFacts for none."""
+    _, problems = editor.usable([case.fact for case in cases])
+    left_out = {problem.fact for problem in problems}
+    for problem in problems:
+        warn(f"left out: {problem}")
+    if cases and len(left_out) == len(cases):
+        raise UnusableFacts(problems)
+    return [case for i, case in enumerate(cases) if i not in left_out], problems
 
 
 def check_places(output: Path | None, checkpoint: Path | None) -> None:

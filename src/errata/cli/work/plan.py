@@ -8,6 +8,7 @@ import torch
 
 from errata.decoder.decoder import Decoder
 from errata.decoder.memory import Peak, free_memory
+from errata.decoder.site import Site
 from errata.editor import Editor
 from errata.editors.locate_then_edit import LocateThenEdit
 from errata.errors import UnsupportedModel
@@ -110,6 +111,7 @@ def plan(editor: Editor, facts: Sequence[Fact]) -> list[tuple[str, object]]:
         pipeline.reach(editor.decoder)
         told += [
             ("facts", f"{len(facts)}, all located; {len(site.at_start)} with the decisive token at position 0"),
+            *_peculiar(site),
             ("anchors", f"at {told_layers(pipeline.construction.anchored(pipeline.window))}, on the unedited model"),
         ]
         for i, s in enumerate(pipeline.steps, 1):
@@ -118,6 +120,19 @@ def plan(editor: Editor, facts: Sequence[Fact]) -> list[tuple[str, object]]:
     else:
         told += [("facts", len(facts)), ("settings", pipeline)]
     return [*told, *costs(editor, len(facts))]
+
+
+def _peculiar(site: Site) -> list[tuple[str, object]]:
+    """Facts that share a key, and those whose subject ends within a token."""
+    told: list[tuple[str, object]] = []
+    for stem in site.stems:
+        if len(stem) > 1:
+            texts = ", ".join(f"{i} {site.facts[i].text!r}" for i in stem)
+            told.append(("one key", f"facts {texts}: all alike up to the subject's end, so they get one joint anchor"))
+    for i in site.spanning:
+        what = "the token with the subject's last character also holds what follows, and is taken for its last"
+        told.append(("note", f"fact {i} {site.facts[i].text!r}: {what}"))
+    return told
 
 
 def size_of(n_bytes: float) -> str:
