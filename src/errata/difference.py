@@ -102,21 +102,32 @@ def difference(first: Mapping[str, Tensor], second: Mapping[str, Tensor], tell: 
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
-    """Whether all values are the same, in whatever dtype they are stored."""
-    if one.dtype == other.dtype:
-        return torch.equal(one, other)
-    wide = torch.promote_types(one.dtype, other.dtype)
+    """Whether all values are the same, in whatever dtype they are stored; the same bytes are, whatever they mean."""
+    if one.dtype == other.dtype and torch.equal(_bytes(one), _bytes(other)):
+        return True
+    wide = _wide(one, other)
     return torch.equal(one.to(wide), other.to(wide))
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
+def _wide(*tensors: Tensor) -> torch.dtype:
+    """A dtype that holds the values of all: promotion in torch knows no 8-bit floats."""
+    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
 
 
 def _moved(one: Tensor, other: Tensor) -> Tensor:
     """The difference, in float32 at least."""
-    wide = torch.promote_types(torch.promote_types(one.dtype, other.dtype), torch.float32)
+    wide = _wide(one, other)
     return other.to(wide) - one.to(wide)
 
 
 def _change(name: str, one: Tensor, other: Tensor) -> Change:
-    size, before = (float(torch.linalg.vector_norm(t, dtype=torch.float64)) for t in (_moved(one, other), one.float()))
+    size, before = (
+        float(torch.linalg.vector_norm(t, dtype=torch.float64)) for t in (_moved(one, other), one.to(_wide(one)))
+    )
     if size != size or size == float("inf"):
         raise NotFinite(f"{name} holds NaN or infinite values on one side; one of the two is damaged")
     return Change(name, tuple(one.shape), size, size / before if before else None)
@@ -128,7 +139,7 @@ def _ranked(change: Change, one: Tensor, other: Tensor) -> Change:
         return change
     moved = _moved(one, other)
     coarse = max((one.dtype, other.dtype), key=lambda dtype: torch.finfo(dtype).eps)
-    larger = max(float(torch.linalg.vector_norm(t, dtype=torch.float64)) for t in (one, other))
+    larger = max(float(torch.linalg.vector_norm(t.to(_wide(t)), dtype=torch.float64)) for t in (one, other))
     ranks = min(one.shape)
     values = singular_values(moved, int(LOW * ranks) + 1)  # of a large matrix no more: it is broad then
     rank = int((values > MARGIN * noise(one.shape, larger, coarse)).sum())

@@ -173,10 +173,10 @@ def test_diff_says_what_an_edit_changed(run: Run, base: Path, edit: Path, other:
     assert code == 0, said
     assert "2 of 47 tensors, in layers 1, 2" in said or "2 of 48 tensors, in layers 1, 2" in said
     assert "3 of 48" in said
-    assert said.rstrip().endswith("surgical")
+    assert "verdict  surgical: few matrices changed" in said
     document = as_json(run("diff", base, tmp_path / "made", "--json")[1])
     assert (document["verdict"], document["layers"], document["files"]) == ("surgical", [1, 2], [])
-    assert run("diff", base, base)[1].rstrip().endswith("identical")
+    assert "verdict  identical" in run("diff", base, base)[1]
     assert run("diff", base, tmp_path / "made", "--require", "identical")[0] == 3
     assert run("diff", base, tmp_path / "made", "--require", "surgical")[0] == 0
     code, said = run("diff", edit, other)
@@ -222,6 +222,31 @@ def test_the_verdict_follows_from_how_many_how_far_and_in_how_many_ranks(tmp_pat
     assert (told.verdict, len(told.retyped)) == (IDENTICAL, 20)
     with pytest.raises(NotFinite, match=r"blocks\.3"):
         difference(first, {**first, "blocks.3.weight": first["blocks.3.weight"] * float("nan")})
+
+
+def test_bytes_that_are_the_same_are_identical_whatever_they_mean() -> None:
+    odd = {
+        "nan": torch.tensor([float("nan"), 1.0]),
+        "eight": torch.randn(8, 8).to(torch.float8_e4m3fn),
+        "packed": torch.arange(9, dtype=torch.uint8),
+        "number": torch.tensor(3),
+        "empty": torch.empty(0, 4),
+    }
+    assert difference(odd, {name: tensor.clone() for name, tensor in odd.items()}).verdict == IDENTICAL
+    moved = {**odd, "eight": torch.randn(8, 8).to(torch.float8_e4m3fn), "packed": odd["packed"] + 1}
+    assert [change.name for change in difference(odd, moved).changes] == ["eight", "packed"]
+    assert difference({"zero": torch.zeros(3)}, {"zero": -torch.zeros(3)}).verdict == IDENTICAL
+
+
+def test_json_holds_nothing_that_a_terminal_obeys(run: Run, edit: Path) -> None:
+    manifest = json.loads((edit / "manifest.json").read_text())
+    manifest["facts"][0]["target_new"] = "Rome\u202e\x9b2J\x1b[2J"
+    (edit / "manifest.json").write_text(json.dumps(manifest))
+    code, said = run("show", edit, "--json")
+    assert code == 0
+    assert not set("\u202e\x9b\x1b") & set(said)
+    assert as_json(said)["facts"][0]["target"] == "Rome\u202e\x9b2J\x1b[2J"  # type: ignore[index]
+    assert not set("\u202e\x9b\x1b") & set(run("show", edit)[1])
 
 
 def test_ranks_are_counted_above_the_rounding_of_the_stored_dtype(tmp_path: Path) -> None:

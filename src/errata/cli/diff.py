@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from errata.cli.console import fleet, lines, progress, say, show
+from errata.cli.console import fleet, lines, progress, show
 from errata.cli.ending import INCOMPLETE
 from errata.cli.options import AsJson
 
@@ -47,7 +47,6 @@ def diff(
         if difference.changes:
             show(difference_table(difference))
         lines(in_words(difference, pair))
-        say(difference.verdict, "bold")
     order = list(Verdict)
     if require is not None and order.index(Verdict(difference.verdict)) > order.index(require):
         raise typer.Exit(INCOMPLETE)

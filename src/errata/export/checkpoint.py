@@ -74,7 +74,7 @@ class Checkpoint(Form):
                 ("base", decoder.name),
                 ("facts that hold", f"{len(held)} of {len(edit.facts)} ({len(exact)} with the edit itself)"),
                 *_in_words(edit, decoder, tensors),
-                ("to undo", f"errata undo {output} -o FOLDER"),
+                ("to undo", "errata undo THIS -o FOLDER"),
             ]
             use = f"from transformers import AutoModelForCausalLM\nmodel = AutoModelForCausalLM.from_pretrained({THIS})"
             front = {"library_name": "transformers", "pipeline_tag": "text-generation"}

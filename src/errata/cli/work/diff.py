@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers.utils import cached_file
 
 from errata import pocket
-from errata.difference import Difference, difference
+from errata.difference import BROAD, IDENTICAL, SURGICAL, Difference, difference
 from errata.editors.base import WeightEdit
 from errata.editors.folder import CARD, is_edit
 from errata.editors.saved import load_edit
@@ -24,6 +24,12 @@ from errata.shards import INDEX, Shards
 
 SHOWN = 20
 """Tensors printed, those that changed most."""
+
+MEANING = {
+    IDENTICAL: "every tensor has the same values",
+    SURGICAL: "few matrices changed, each slightly and in few ranks",
+    BROAD: "many tensors changed, or some of them much or in many ranks",
+}
 
 
 @dataclass(frozen=True)
@@ -133,4 +139,4 @@ def in_words(result: Difference, pair: Sides) -> list[tuple[str, object]]:
             rows.append((name, f"{len(tensors)} tensors, such as {tensors[0]}"))
     if pair.files:
         rows.append(("other files that differ", ", ".join(pair.files)))
-    return rows
+    return [*rows, ("verdict", f"{result.verdict}: {MEANING[result.verdict]}")]

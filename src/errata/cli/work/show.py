@@ -101,7 +101,8 @@ def matrix_table(said: Mapping[str, Any]) -> Table:
 
 
 def print_json(said: object) -> None:
-    write_out(json.dumps(said, indent=2, ensure_ascii=False))
+    """In ASCII: what a terminal would obey, of whatever script, is escaped as JSON escapes it."""
+    write_out(json.dumps(said, indent=2))
 
 
 def _layers(window: object) -> str:
