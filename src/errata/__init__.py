@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from errata.decoder.layout import DecoderLayout
     from errata.decoder.site import Contexts
     from errata.delta import WeightDelta
-    from errata.editor import Editor
+    from errata.editor import Editor, take
     from errata.editors.base import Edit, Ledger, Outcome, WeightEdit, combine
     from errata.editors.saved import load_edit
     from errata.editors.side_memory import SideMemory
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from errata.fleet import Fleet
     from errata.methods import METHODS
     from errata.recipe import Recipe, recipe_for
+    from errata.record.path import EditPath
+    from errata.record.verdict import Verdict
     from errata.statistics import KeyStatistics
     from errata.store import Store
 
@@ -35,6 +37,7 @@ __all__ = [
     "Decoder",
     "DecoderLayout",
     "Edit",
+    "EditPath",
     "Editor",
     "ErrataError",
     "Fact",
@@ -45,6 +48,7 @@ __all__ = [
     "Recipe",
     "SideMemory",
     "Store",
+    "Verdict",
     "WeightDelta",
     "WeightEdit",
     "combine",
@@ -52,6 +56,7 @@ __all__ = [
     "load_edit",
     "read_facts",
     "recipe_for",
+    "take",
 ]
 
 _HOMES = {
@@ -62,7 +67,7 @@ _HOMES = {
     "decoder.layout": ("DecoderLayout",),
     "decoder.site": ("Contexts",),
     "delta": ("WeightDelta",),
-    "editor": ("Editor",),
+    "editor": ("Editor", "take"),
     "editors.base": ("Edit", "Ledger", "Outcome", "WeightEdit", "combine"),
     "editors.saved": ("load_edit",),
     "editors.side_memory": ("SideMemory",),
@@ -71,6 +76,8 @@ _HOMES = {
     "fleet": ("Fleet",),
     "methods": ("METHODS",),
     "recipe": ("Recipe", "recipe_for"),
+    "record.path": ("EditPath",),
+    "record.verdict": ("Verdict",),
     "statistics": ("KeyStatistics",),
     "store": ("Store",),
 }

@@ -72,6 +72,22 @@ def test_settings_given_on_the_command_line_leave_no_path(work: Path) -> None:
         said(work, work / "plain", 1, verb="take")
 
 
+def test_the_plan_says_how_settings_are_chosen(work: Path) -> None:
+    assert "chosen so that at least 95% of the facts hold" in said(work, "--dry-run")[1]
+    assert "edited in batches" in said(work, "--dry-run", "--batch", "1")[1]
+
+
+def test_going_on_takes_the_settings_of_the_earlier_edit(work: Path, tmp_path: Path) -> None:
+    said(work, "--set", "solvers.least_squares.weight=700", "--set", "share=0.5", "-o", tmp_path / "first")
+    more = {"prompt": "{} was born in", "subject": "Una", "target_new": "Oster"}
+    (tmp_path / "more.jsonl").write_text(json.dumps(more), encoding="utf-8")
+    words = [work / "model", tmp_path / "more.jsonl", "--recipe", work / "recipe.yaml", "--past", tmp_path / "first"]
+    done = CliRunner().invoke(app, ["edit", *map(str, [*words, "-o", tmp_path / "both"])])
+    assert "settings of the earlier edit are used: solvers.least_squares.weight=700" in done.output, done.output
+    made = load_edit(tmp_path / "both").manifest
+    assert (made["recipe"]["solvers"]["least_squares"]["weight"], made["share"]) == (700, 0.5)
+
+
 def test_a_mistyped_setting_is_refused_with_the_nearest_one(work: Path) -> None:
     with pytest.raises(UnknownName, match="least_squares"):
         said(work, "--set", "solvers.least_squares.wieght=500")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from errata.cli.console import fleet, lines, progress
+from errata.cli.console import fleet, lines, progress, say
 from errata.cli.ending import INCOMPLETE
 from errata.cli.options import (
     Conflict,
@@ -150,6 +150,7 @@ def edit(
         dropped_of,
         editor_for,
         judged,
+        note_settings,
         notes_of,
         save,
         settings_of,
@@ -181,11 +182,13 @@ def edit(
         wanted = [case.fact for case in cases]
         if aim is None and budget is None:
             aim = editor.usual_aim(batch, earlier)
+        choice = note_settings(editor, aim, budget, batch, earlier)
         if dry_run:
             changed = notes_of(earlier, wanted, dropped)
-            skipped = [("left out", problem) for problem in left_out]
-            lines([*findings(decoder, chosen), *changed, *skipped, *(plan(editor, wanted) if wanted else ())])
+            more = [*(("left out", problem) for problem in left_out), ("settings", choice)]
+            lines([*findings(decoder, chosen), *changed, *(plan(editor, wanted) if wanted else ()), *more])
             return
+        say(f"settings: {choice}")
         outcome = editor.edit(
             wanted, batch=batch, targets=targets.value, past=earlier, drop=dropped, aim=aim, budget=budget
         )

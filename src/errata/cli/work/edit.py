@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from errata.bench.settings import check_paths, parse_value, with_settings
+from errata.bench.settings import Value, check_paths, parse_value, with_settings
 from errata.cli.console import fleet, say, show, warn
 from errata.cli.work.opening import practice_of
 from errata.dataset import Case, OnConflict, named_cases
@@ -26,7 +26,7 @@ from errata.files import check_folder, refuse_to_replace, write_text
 from errata.method import Method
 from errata.methods import method as row_of
 from errata.recipe import Recipe
-from errata.record.path import EditPath, path_of
+from errata.record.path import EditPath, Goal
 from errata.record.tables import health_table, residual_table, seconds_table
 from errata.record.verdict import Verdict
 
@@ -102,14 +102,13 @@ def notes_of(past: Edit | None, facts: Sequence[Fact], drop: Sequence[Fact | int
 def settings_of(
     recipe: Recipe, given: Sequence[str], method: str, table: Mapping[str, Method], past: Edit | None
 ) -> Recipe:
-    """The recipe with settings given as `solvers.least_squares.weight=3000`, and those of the point of the path that
-    an earlier edit was taken from. Raises BadRecipe, UnknownName, StoreError.
+    """The recipe with settings given as `solvers.least_squares.weight=3000`, and those that an earlier edit, which is
+    gone on from, was made with and the recipe does not give. Raises BadRecipe, UnknownName.
     """
-    path = path_of(past.manifest) if past else None
-    if path is not None:
-        point = {path.setting: path.point.value} if path.setting else {}
-        recipe = with_settings(recipe, {**point, "share": path.point.share})
-        say(f"settings of the earlier edit are used: {recipe_words(point, path.point.share)}")
+    if inherited := inherited_from(past, recipe) if past else {}:
+        recipe = with_settings(recipe, inherited)
+        words = " ".join(f"{name}={value}" for name, value in inherited.items())
+        say(f"settings of the earlier edit are used: {words}")
     pairs = [pair.partition("=") for pair in given]
     if bad := [f"{name}{sign}{value}" for name, sign, value in pairs if not (name and sign and value)]:
         raise BadRecipe(f"--set {bad[0]}: expected SETTING=VALUE, such as share=0.5")
@@ -118,9 +117,21 @@ def settings_of(
     return with_settings(recipe, values)
 
 
-def recipe_words(point: Mapping[str, object], share: float) -> str:
-    """Settings as --set takes them."""
-    return " ".join([*(f"{name}={value:g}" for name, value in point.items()), f"share={share:g}"])
+def inherited_from(past: Edit, recipe: Recipe) -> dict[str, Value]:
+    """Settings of solvers, and the share, that an earlier edit's recipe had and this one leaves open."""
+    made: Any = past.manifest.get("recipe")
+    solvers = made.get("solvers") if isinstance(made, Mapping) else None
+    if not isinstance(solvers, Mapping):
+        return {}
+    inherited = {
+        f"solvers.{solver}.{name}": value
+        for solver, values in solvers.items()
+        if isinstance(values, Mapping)
+        for name, value in values.items()
+        if name not in recipe.solvers.get(solver, {})
+    }
+    share = made.get("share", 1.0)
+    return inherited | ({"share": share} if share != recipe.share else {})
 
 
 def judged(outcome: Outcome, cases: Sequence[Case], output: Path | None) -> Verdict | None:
@@ -156,6 +167,14 @@ def show_outcome(outcome: Outcome, ledgers: dict[str, Any], told: Verdict | None
         say(str(told), "bold")
     if len(outcome.facts) < wanted:
         say(f"{wanted - len(outcome.facts)} facts were not edited: the guard stopped before them", "yellow")
+
+
+def note_settings(editor: Editor, aim: float | None, budget: float | None, batch: int | None, past: Edit | None) -> str:
+    """Where the settings of the solver come from, in a sentence."""
+    if aim is not None or budget is not None:
+        return f"solved for from gentle to strong, and chosen so that {Goal(aim, budget)}"
+    reason = editor.obstacle(batch, past)
+    return f"the recipe's, without a choice from a path{f' ({reason})' if reason else ''}"
 
 
 def show_path(path: EditPath) -> None:
