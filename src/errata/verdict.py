@@ -160,7 +160,9 @@ def _advice(facts: Sequence[Fact], missed: Sequence[int], supplies: Supplies, le
                 "its subject is the very first token, an attention sink; put a word before the subject, such as 'The'"
             )
         elif others:
-            reasons[i] = "it begins as another fact does, up to the subject's end; edit one of them, or reword one"
+            reasons[i] = (
+                "it begins as another fact does, up to the subject's end, so one state has to say both; reword one"
+            )
         elif any(nll[i] > UNREACHED for nll in searched):
             reasons[i] = "no state was found that says it; check the target's spelling and spaces, or try other layers"
         else:
