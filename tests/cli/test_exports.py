@@ -153,6 +153,16 @@ def test_show_says_what_was_seen_when_the_edit_was_made(run: Run, edit: Path) ->
     assert (code, said.count("\n")) == (1, 1), said
 
 
+def test_show_takes_a_manifest_of_strange_values_as_it_is(run: Run, edit: Path) -> None:
+    manifest = json.loads((edit / "manifest.json").read_text())
+    for strange in (5, "text", None, {"a": 1}, [[]]):
+        changed = dict.fromkeys(("notes", "combined", "window", "versions", "method", "model", "dtype"), strange)
+        (edit / "manifest.json").write_text(json.dumps({**manifest, **changed}))
+        (edit / "ledger.json").write_text(json.dumps({"memit": strange}))
+        code, said = run("show", edit)
+        assert code == 0, said
+
+
 @pytest.mark.parametrize("damage", ["gone", "no manifest", "no delta", "other manifest"])
 def test_show_refuses_what_is_no_edit_in_one_line(run: Run, edit: Path, tmp_path: Path, damage: str) -> None:
     if damage == "gone":

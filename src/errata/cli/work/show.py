@@ -54,7 +54,7 @@ def described(folder: Path) -> dict[str, Any]:
         "matrices": matrices,
         "verdict": _verdict(folder),
         "left": _left(folder),
-        "combined": len(edit.manifest.get("combined", [])),
+        "combined": len(_listed(edit.manifest.get("combined"))),
         "bytes": size,
     }
 
@@ -82,7 +82,7 @@ def in_words(said: Mapping[str, Any]) -> list[tuple[str, object]]:
     if said["verdict"]:
         rows += [("verdict", part) for part in said["verdict"]["line"].split("; ")]
     rows += [("left of the way", f"{said['left']:.2f} after the last layer")] if said["left"] is not None else []
-    return rows + [("note", note) for note in said.get("notes", ())]
+    return rows + [("note", note) for note in _listed(said.get("notes"))]
 
 
 def fact_table(said: Mapping[str, Any]) -> Table:
@@ -103,6 +103,11 @@ def matrix_table(said: Mapping[str, Any]) -> Table:
 def print_json(said: object) -> None:
     """In ASCII: what a terminal would obey, of whatever script, is escaped as JSON escapes it."""
     write_out(json.dumps(said, indent=2))
+
+
+def _listed(value: object) -> list[Any]:
+    """A list of a manifest; empty if it is none, because anybody may have written it."""
+    return value if isinstance(value, list) else []
 
 
 def _layers(window: object) -> str:
