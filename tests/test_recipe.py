@@ -157,7 +157,24 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 def test_whatever_is_no_recipe_is_refused_in_one_short_line(text: str) -> None:
     with pytest.raises(BadRecipe) as caught:
         read_recipe(text, "r.yaml")
-    assert len(str(caught.value)) < 700
+    assert max(map(len, str(caught.value).splitlines())) < 350
+
+
+def test_every_problem_of_a_recipe_has_a_short_line_of_its_own() -> None:
+    text = "names: x\nwindow: yes\nanchor: {clamp: '" + "x" * 5000 + "'}\ncontext_seed: 99999999999999999999"
+    with pytest.raises(BadRecipe) as caught:
+        read_recipe(text, "r.yaml")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 5
+    assert max(map(len, lines)) < 300
+    assert lines[0] == "r.yaml: name is missing"
+
+
+@pytest.mark.parametrize("value", ["x" * 5000, "\U0001f600" * 200], ids=["letters", "emoji"])
+def test_a_bad_setting_of_a_solver_is_shown_in_brief(value: Any) -> None:
+    with pytest.raises(BadRecipe, match=r"solvers\.least_squares\.weight: ") as caught:
+        method("memit").pipeline(Recipe("any", (0,), solvers={"least_squares": {"weight": value}}), depth=1)
+    assert len(str(caught.value)) < 300
 
 
 def test_a_recipe_that_is_no_text_or_no_file_is_refused(tmp_path: Path) -> None:

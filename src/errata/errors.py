@@ -34,8 +34,9 @@ ErrataError
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from typing import Any
 
 SHOWN = 10
 """Problems of one kind that a message lists."""
@@ -48,6 +49,14 @@ def printable(value: object, longest: int = LONGEST) -> str:
     """A value as text for a message: quoted, on one line, without control codes, and cut if it is long."""
     text = repr(value[: longest + 1]) if isinstance(value, str) else repr(value)
     return text if len(text) <= longest + 2 else f"{text[:longest]}...{text[0] if isinstance(value, str) else ''}"
+
+
+def in_words(problem: Mapping[str, Any], where: str = "") -> str:
+    """One of pydantic's problems: the place, what was expected, and what is there unless it is missing."""
+    place = ".".join([*[where] * bool(where), *(str(part)[:LONGEST] for part in problem["loc"])]) or "the value"
+    if problem["type"] in ("missing", "missing_argument"):
+        return f"{place} is missing"
+    return f"{place}: {problem['msg'][: 2 * LONGEST]}, found {printable(problem['input'])}"
 
 
 class ErrataError(Exception):

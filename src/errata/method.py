@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from errata.editors.base import Pipeline
 from errata.editors.locate_then_edit import LocateThenEdit
-from errata.errors import BadRecipe, UnknownName
+from errata.errors import SHOWN, BadRecipe, UnknownName, in_words
 from errata.recipe import Recipe
 from errata.solvers import Solver
 from errata.targets import Search, TargetConstruction
@@ -179,5 +179,4 @@ def checked(kind: Any, value: object, place: str) -> Any:
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
-        told = (f"{'.'.join([place, *map(str, e['loc'])])}: {e['msg']}, found {e['input']!r}" for e in error.errors())
-        raise BadRecipe("; ".join(told)) from None
+        raise BadRecipe("\n  ".join(in_words(problem, place) for problem in error.errors()[:SHOWN])) from None

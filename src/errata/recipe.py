@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
 from dataclasses import field, fields, replace
 from functools import cache
@@ -17,7 +16,7 @@ from pydantic.dataclasses import dataclass as checked
 
 from errata.decoder.corpus import TOKENS_PER_DIMENSION
 from errata.decoder.decoder import Decoder
-from errata.errors import BadRecipe, UnknownName, WindowOutside
+from errata.errors import BadRecipe, UnknownName, WindowOutside, in_words, printable
 from errata.targets.anchor import AnchorSettings
 
 _STRICT = ConfigDict(extra="forbid")
@@ -56,7 +55,7 @@ class Recipe:
     """What every step of a sweep writes of its share of the residual (method 2.19)."""
     editors: dict[str, dict[str, Any]] = field(default_factory=dict)
     statistics: StatisticsSettings = field(default_factory=StatisticsSettings)
-    context_seed: int = 0
+    context_seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     source: dict[str, str] = field(default_factory=dict)
     proposed: bool = False
 
@@ -100,7 +99,7 @@ def read_recipe(text: str, where: str) -> Recipe:
     """
     row = _plain(text, where)
     if not isinstance(row, Mapping) or not all(isinstance(key, str) for key in row):
-        raise BadRecipe(f"{where}: expected names of settings and their values, found {reprlib.repr(row)}")
+        raise BadRecipe(f"{where}: expected names of settings and their values, found {printable(row)}")
     return validated(row, where)
 
 
@@ -109,9 +108,9 @@ def validated(row: Mapping[str, Any], where: str) -> Recipe:
     try:
         return TypeAdapter(Recipe).validate_python(dict(row))
     except ValidationError as error:
-        problems = [_told(problem) for problem in error.errors()]
-        more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise BadRecipe(f"{where}: " + "; ".join(problems[:SHOWN]) + more) from None
+        problems = [_line_of(problem) for problem in error.errors()]
+        more = [f"and {len(problems) - SHOWN} more problems"] if len(problems) > SHOWN else []
+        raise BadRecipe(f"{where}: " + "\n  ".join(problems[:SHOWN] + more)) from None
 
 
 def _plain(text: str, where: str) -> object:
@@ -138,13 +137,13 @@ def _not_finite(value: object) -> float | None:
     return value if isinstance(value, float) and not isfinite(value) else None
 
 
-def _told(problem: Any) -> str:
-    place = ".".join(str(part) for part in problem["loc"])
+def _line_of(problem: Any) -> str:
+    """One of pydantic's problems on one line; of an unknown name, the nearest known one."""
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         owner = {"anchor": AnchorSettings, "statistics": StatisticsSettings}.get(str(problem["loc"][0]), Recipe)
         known = [f.name for f in fields(owner)]
         return str(UnknownName("recipe key", str(problem["loc"][-1]), known))
-    return f"{place}: {problem['msg']}, found {reprlib.repr(problem['input'])}"
+    return in_words(problem)
 
 
 @cache

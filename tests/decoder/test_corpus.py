@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from errata import Corpus, Decoder, Store, generate_contexts
+from errata.decoder.contexts import generate_texts
 from errata.decoder.corpus import gather
-from errata.errors import StatisticsError
+from errata.errors import NotFinite, StatisticsError
 from tests.editing import BOTH, decoder_of, editor_of
 from tests.models import tiny_corpus, tiny_facts, tiny_tokenizer
 
@@ -151,6 +153,14 @@ def test_a_dataset_without_the_field_says_which_it_has(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('{"body": "no"}', encoding="utf-8")
     with pytest.raises(StatisticsError, match=r"train\[0\]: no field 'text'; its fields are 'body'"):
         list(Corpus.from_hub(str(tmp_path)).texts())
+
+
+@pytest.mark.parametrize("make", [lambda d: generate_contexts(d, 0), lambda d: generate_texts(d, 2, 0)])
+def test_nothing_is_sampled_from_a_model_whose_logits_are_not_finite(make: Callable[[Decoder], object]) -> None:
+    decoder = decoder_of("llama")
+    decoder.model.get_output_embeddings().weight.data[0] = float("nan")
+    with pytest.raises(NotFinite, match="logits are not finite"):
+        make(decoder)
 
 
 @pytest.mark.parametrize("family", BOTH)

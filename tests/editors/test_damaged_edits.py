@@ -62,6 +62,30 @@ WEIGHTS: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda f: rewritten(f / "keys.safetensors", lambda t, m: t.update({"1": torch.ones(5, 80)})),
         "layer 1 has 5 rows; the manifest lists 2 facts",
     ),
+    "keys not finite": (
+        lambda f: rewritten(f / "keys.safetensors", lambda t, m: t.update({"1": t["1"] / 0})),
+        "layer 1 holds NaN or infinite values",
+    ),
+    "keys of another width": (
+        lambda f: rewritten(f / "keys.safetensors", lambda t, m: t.update({"1": torch.ones(2, 7)})),
+        "the keys of layer 1 are 7 wide",
+    ),
+    "anchors without names": (
+        lambda f: rewritten(f / "anchors.safetensors", lambda t, m: t.update({"name": t.pop("names")})),
+        "does not hold a name",
+    ),
+    "anchors with fewer names": (
+        lambda f: rewritten(f / "anchors.safetensors", lambda t, m: t.update({"names": t["names"][:1]})),
+        "does not hold a name",
+    ),
+    "anchors not finite": (
+        lambda f: rewritten(f / "anchors.safetensors", lambda t, m: t.update({"states": t["states"] / 0})),
+        "does not hold a name, a finite state",
+    ),
+    "anchors of another width": (
+        lambda f: rewritten(f / "anchors.safetensors", lambda t, m: t.update({"states": t["states"][:, :3].clone()})),
+        "the anchors are 3 wide",
+    ),
     "facts no list": (lambda f: manifest(f, facts="none"), "the facts in manifest.json cannot be read"),
     "facts of numbers": (
         lambda f: manifest(f, facts=[{"prompt": "{}", "subject": 3, "target_new": "x"}]),

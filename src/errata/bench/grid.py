@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass as checked
 
 from errata.bench.settings import Settings, Value, check_paths, check_values, parse_value, paths_of
 from errata.dataset import OnConflict
-from errata.errors import ErrataError, UnknownName
+from errata.errors import SHOWN, ErrataError, UnknownName, in_words
 from errata.evaluate import probes as probes_of
 from errata.method import Method
 from errata.methods import METHODS
@@ -164,7 +164,7 @@ def read_grid(path: Path | None, given: Mapping[str, Any]) -> Grid:
     try:
         return TypeAdapter(Grid).validate_python(merged)
     except ValidationError as error:
-        raise BadGrid(f"{where}: " + "; ".join(map(_problem, error.errors()))) from None
+        raise BadGrid(f"{where}: " + "\n  ".join(map(_problem, error.errors()[:SHOWN]))) from None
 
 
 def _problem(problem: Any) -> str:
@@ -173,7 +173,7 @@ def _problem(problem: Any) -> str:
         return str(UnknownName("key", place, _keys()))
     if problem["type"] in ("missing", "missing_argument") or problem["input"] in ([], ()):
         return f"no {place} given"
-    return f"{place}: {problem['msg']}, found {problem['input']!r}"
+    return in_words(problem)
 
 
 def _keys() -> Sequence[str]:

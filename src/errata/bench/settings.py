@@ -9,7 +9,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from errata.editors.schedule import Schedule
-from errata.errors import UnknownName
+from errata.errors import SHOWN, UnknownName, in_words
 from errata.method import Method
 from errata.recipe import BadRecipe, Recipe, StatisticsSettings, parse_window
 from errata.targets.anchor import AnchorSettings
@@ -65,15 +65,14 @@ def schedule_of(settings: Settings) -> Schedule:
     row = {path.removeprefix("schedule."): v for path, v in settings.items() if path.startswith("schedule.")}
     if isinstance(batch := row.get("batch"), int) and batch < 1:
         raise BadRecipe(f"schedule.batch: expected a whole number from 1 on, or null, found {batch}")
-    return _checked(Schedule, row, "schedule.")
+    return _checked(Schedule, row, "schedule")
 
 
 def _checked(kind: type[T], row: Mapping[str, object], where: str) -> T:
     try:
         return TypeAdapter(kind).validate_python(row)
     except ValidationError as error:
-        told = (f"{where}{'.'.join(map(str, e['loc']))}: {e['msg']}, found {e['input']!r}" for e in error.errors())
-        raise BadRecipe("; ".join(told)) from None
+        raise BadRecipe("\n  ".join(in_words(problem, where) for problem in error.errors()[:SHOWN])) from None
 
 
 def check_values(settings: Settings, row: Method) -> None:

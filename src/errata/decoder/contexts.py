@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from errata.decoder.decoder import Decoder
-from errata.decoder.generation import sampled
+from errata.decoder.generation import by_chance, sampled
 from errata.decoder.site import Contexts
 
 STARTS = ("The", "Therefore", "Because", "I", "You")
@@ -41,10 +41,7 @@ def generate_texts(decoder: Decoder, n: int, seed: int, tokens: int = 16, top: i
     for _ in range(tokens):
         choices: dict[int, int] = {}
         for owner, _, logits in decoder.logits(rows, [[len(row) - 1] for row in rows]):
-            best = logits.topk(top)
-            place = torch.multinomial(best.values.softmax(-1).cpu(), 1, generator=generator)
-            chosen = best.indices.cpu().gather(-1, place)[:, 0]
-            choices |= dict(zip(owner.tolist(), chosen.tolist(), strict=True))
+            choices |= dict(zip(owner.tolist(), by_chance(logits, generator, top).tolist(), strict=True))
         rows = [[*row, choices[i]] for i, row in enumerate(rows)]
     return [decoder.decode(row) for row in rows]
 

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from errata.errors import NotFinite
+
 Choice = Callable[[Float[Tensor, "row vocabulary"], int], Int[Tensor, " row"]]
 """From the next token's logits, and how many tokens were chosen before: one id for each row."""
 
@@ -63,9 +65,7 @@ def sampled(generator: torch.Generator, top: int, dtype: torch.dtype) -> Choice:
     """Of the `top` likeliest, renormalised in `dtype`, one by chance; the generator lives on the CPU."""
 
     def choose(logits: Tensor, _place: int) -> Tensor:
-        best = logits.to(dtype).topk(top)
-        pick = torch.multinomial(best.values.softmax(-1).cpu(), 1, generator=generator)
-        return best.indices.gather(1, pick.to(best.indices.device))[:, 0]
+        return by_chance(logits.to(dtype), generator, top)
 
     return choose
 
@@ -74,9 +74,24 @@ def drawn_from_all(generator: torch.Generator) -> Choice:
     """One of all tokens, each by its probability; the generator lives on the CPU."""
 
     def choose(logits: Tensor, _place: int) -> Tensor:
+        check_finite(logits)
         return torch.multinomial(logits.float().softmax(-1).cpu(), 1, generator=generator)[:, 0]
 
     return choose
+
+
+def by_chance(logits: Float[Tensor, "row vocabulary"], generator: torch.Generator, top: int) -> Int[Tensor, " row"]:
+    """One of the `top` likeliest for each row. Raises NotFinite where the model gives nothing to choose by."""
+    best = logits.topk(top)
+    check_finite(best.values)
+    pick = torch.multinomial(best.values.softmax(-1).cpu(), 1, generator=generator)
+    return best.indices.gather(1, pick.to(best.indices.device))[:, 0]
+
+
+def check_finite(logits: Float[Tensor, "row vocabulary"]) -> None:
+    """Raises NotFinite for a row whose largest is no number; others may be -inf: tokens that a model never says."""
+    if not logits.amax(-1).isfinite().all():
+        raise NotFinite("the model's logits are not finite: its weights are damaged, or too large for its dtype")
 
 
 def of_one_length(rows: Sequence[Sequence[int]], n_tokens: int, room: int) -> Iterator[list[int]]:

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from errata.decoder.layout import DecoderLayout
-from errata.errors import StoreError, WrongModel
+from errata.errors import StoreError, WrongModel, in_words
 
 NARROW = (torch.bfloat16, torch.float16)
 """Dtypes in which a checkpoint is often loaded that was written in a wider one."""
@@ -88,8 +88,7 @@ class Identity:
         try:
             return TypeAdapter(cls).validate_python(row)
         except ValidationError as error:
-            problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
-            raise StoreError(f"the description of an edit's base is not one: {problems}") from None
+            raise StoreError(f"the description of an edit's base is not one: {in_words(error.errors()[0])}") from None
 
 
 def check_base(made_for: Identity, here: Identity, name: str) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from errata.decoder.decoder import Decoder
 from errata.decoder.identity import Identity, check_base
 from errata.decoder.memory import Peak
-from errata.delta import WeightDelta, read_tensors, write_tensors
+from errata.delta import WeightDelta, write_tensors
 from errata.description import description
 from errata.editors.collisions import CollidingEdits, check_together, collision, joined_keys, joined_manifest
 from errata.editors.folder import (
@@ -24,7 +24,9 @@ from errata.editors.folder import (
     CARD,
     DELTA,
     KEYS,
+    anchors_at,
     card,
+    check_widths,
     edit_folder,
     facts_in,
     matrices_by_layer,
@@ -33,7 +35,7 @@ from errata.editors.folder import (
 from errata.editors.guard import Health
 from errata.editors.schedule import AT_ONCE, Schedule
 from errata.editors.supplies import Supplies
-from errata.errors import WrongEdit
+from errata.errors import StoreError, WrongEdit
 from errata.fact import Fact
 from errata.files import write_text
 from errata.record.path import EditPath, path_of
@@ -181,8 +183,12 @@ class WeightEdit(Edit):
         manifest = read_manifest(folder)
         facts = facts_in(manifest, folder)
         keys = matrices_by_layer(folder / KEYS, rows=len(facts))
-        anchors = read_tensors(folder / ANCHORS)[0] if (folder / ANCHORS).exists() else {}
-        return cls(WeightDelta.load(folder / DELTA), manifest, keys, anchors)
+        delta, anchors = WeightDelta.load(folder / DELTA), anchors_at(folder / ANCHORS)
+        try:
+            check_widths(delta.changes, keys, anchors)
+        except StoreError as error:
+            raise StoreError(f"{folder}: the edit is damaged: {error}") from None
+        return cls(delta, manifest, keys, anchors)
 
 
 def combine(first: Edit, *others: Edit) -> WeightEdit:

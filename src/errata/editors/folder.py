@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from errata.delta import read_tensors
-from errata.errors import StoreError
+from errata.errors import StoreError, in_words
 from errata.fact import Fact
 from errata.files import recover, whole_folder, write_text
 from errata.visible import code, markdown
@@ -91,11 +92,7 @@ def facts_in(manifest: Mapping[str, Any], folder: str | Path = "an edit") -> lis
     try:
         return _FACTS.validate_python(manifest.get("facts", []))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise StoreError(
-            f"{folder}: the facts in {MANIFEST} cannot be read: {place or 'facts'}: {first['msg']}"
-        ) from None
+        raise StoreError(f"{folder}: the facts in {MANIFEST} cannot be read: {in_words(error.errors()[0])}") from None
 
 
 def matrices_by_layer(path: Path, rows: int) -> dict[int, Tensor]:
@@ -104,9 +101,38 @@ def matrices_by_layer(path: Path, rows: int) -> dict[int, Tensor]:
     for name, matrix in tensors.items():
         if not name.isdecimal() or matrix.ndim != 2 or not matrix.is_floating_point():
             raise StoreError(f"{path}: holds {name!r} {list(matrix.shape)}; expected a matrix for each layer's number")
+        if not torch.isfinite(matrix).all():
+            raise StoreError(f"{path}: layer {name} holds NaN or infinite values; the edit is damaged")
         if rows and len(matrix) != rows:
             raise StoreError(f"{path}: layer {name} has {len(matrix)} rows; the manifest lists {rows} facts")
     return {int(name): matrix for name, matrix in tensors.items()}
+
+
+def anchors_at(path: Path) -> dict[str, Tensor]:
+    """Anchors as `errata.editors.anchors.to_tensors` gives them; none without a file. Raises StoreError."""
+    if not path.exists():
+        return {}
+    tensors = read_tensors(path)[0]
+    names, states, parts = (tensors.get(name) for name in ("names", "states", "parts"))
+    whole = (
+        names is not None and states is not None and parts is not None
+        and names.dtype == torch.uint8 and names.shape[1:] == (16,)
+        and states.is_floating_point() and states.ndim == 2
+        and parts.is_floating_point() and parts.shape[1:] == (4,)
+        and len(names) == len(states) == len(parts)
+    )  # fmt: skip
+    if not whole or not torch.isfinite(tensors["states"]).all() or not torch.isfinite(tensors["parts"]).all():
+        raise StoreError(f"{path}: does not hold a name, a finite state and its loss for each anchor; it is damaged")
+    return tensors
+
+
+def check_widths(changes: Mapping[str, Tensor], keys: Mapping[int, Tensor], anchors: Mapping[str, Tensor]) -> None:
+    """Raises StoreError for keys and anchors of another width than the changed matrices [model, inner] have."""
+    models, inners = ({change.shape[side] for change in changes.values() if change.ndim == 2} for side in (0, 1))
+    if odd := [layer for layer, rows in keys.items() if rows.shape[1] not in inners]:
+        raise StoreError(f"the keys of layer {odd[0]} are {keys[odd[0]].shape[1]} wide; the changes take {inners}")
+    if anchors and anchors["states"].shape[1] not in models:
+        raise StoreError(f"the anchors are {anchors['states'].shape[1]} wide; the changes give {models}")
 
 
 def card(manifest: Mapping[str, Any], facts: Sequence[Fact], fingerprint: str) -> str:

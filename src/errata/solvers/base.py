@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from errata.errors import NotFinite, SolveError
+from errata.errors import NotFinite, SolveError, printable
 
 Prepared = dict[str, Tensor]
 """What a solver keeps of a layer's statistics: tensors by name, so that the store can hold them. Read-only."""
@@ -134,4 +134,4 @@ class Solver(ABC):
 def require(valid: bool, setting: str, value: object, expected: str) -> None:
     """Raise SolveError unless the setting is valid."""
     if not valid:
-        raise SolveError(f"found {setting} = {value!r}, expected {expected}.")
+        raise SolveError(f"found {setting} = {printable(value)}, expected {expected}.")
