@@ -118,7 +118,7 @@ def ran(bench: Bench, written: Path, *words: object) -> None:
 def whole_records(bench: Bench, folder: Path) -> None:
     """Every format as JSON lines; plain facts also as a JSON list and as CSV."""
     write_facts(folder / "facts.jsonl")
-    facts = [asdict(fact) for fact in tiny_facts()[:3]]
+    facts = [{name: value for name, value in asdict(fact).items() if value is not None} for fact in tiny_facts()[:3]]
     (folder / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
     lines = [",".join(facts[0]), *(",".join(f'"{value}"' for value in fact.values()) for fact in facts)]
     (folder / "facts.csv").write_text("\n".join(lines), encoding="utf-8")
