@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,12 +136,10 @@ def without_quantiser(model: Any) -> None:
 
 def check_all_read(model: Any, reader: GGUFReader, path: Path) -> None:
     """Raises UnsupportedModel for a tensor of the file that is no parameter of the model made of it."""
-    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
-
-    architecture = architecture_of(reader, path)
-    kind = next(kind for kind, name in MODEL_ARCH_NAMES.items() if name == architecture)
-    names = get_tensor_name_map(kind, model.config.get_text_config(decoder=True).num_hidden_layers)
-    read = {names.get_name(part, try_suffixes=(".weight", ".bias")) for part in _names(model)} | {"rope_freqs.weight"}
+    if architecture_of(reader, path) in _explicit():  # every tensor has a rule, or belongs to what predicts further on
+        return
+    name_of = naming(reader, path, model.config.get_text_config(decoder=True).num_hidden_layers)
+    read = {*map(name_of, model.state_dict()), "rope_freqs.weight"}
     if left := sorted({tensor.name for tensor in reader.tensors} - read):
         raise UnsupportedModel(
             f"{path}: transformers leaves out {len(left)} of its tensors, such as {left[0]}; the model would not be "
@@ -149,11 +147,25 @@ def check_all_read(model: Any, reader: GGUFReader, path: Path) -> None:
         )
 
 
-def _names(model: Any) -> Iterator[str]:
-    """Names of all parameters, and what they are called seen from within the parts of the model."""
-    for name in model.state_dict():
-        parts = name.split(".")
-        yield from (".".join(parts[i:]) for i in range(len(parts) - 1))
+def naming(reader: GGUFReader, path: str | Path, blocks: int) -> Callable[[str], str | None]:
+    """What llama.cpp calls a parameter of transformers, wherever in the model it is; None if it has no name for it.
+
+    Raises UnsupportedModel for an architecture that the package gguf does not know.
+    """
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+
+    architecture = architecture_of(reader, path)
+    kind = next((kind for kind, name in MODEL_ARCH_NAMES.items() if name == architecture), None)
+    if kind is None:
+        raise UnsupportedModel(f"{path}: the installed gguf does not know the architecture {architecture}: update it.")
+    names = get_tensor_name_map(kind, blocks)
+
+    def name_of(parameter: str) -> str | None:
+        parts = parameter.split(".")
+        within = (".".join(parts[i:]) for i in range(len(parts) - 1))
+        return next((name for part in within if (name := names.get_name(part, (".weight", ".bias")))), None)
+
+    return name_of
 
 
 def _architectures() -> set[str]:
@@ -162,11 +174,16 @@ def _architectures() -> set[str]:
 
     legacy = set(reading.GGUF_SUPPORTED_ARCHITECTURES) - {"general", "tokenizer"}
     spelt = {"qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe", "gpt_oss": "gpt-oss", "minimax_m2": "minimax-m2"}
+    return {spelt.get(name, name) for name in legacy} | _explicit()
+
+
+def _explicit() -> set[str]:
+    """Architectures for which transformers says tensor by tensor how they are read."""
     try:
         from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
     except ImportError:
-        GGUF_CONFIG_ARCHS = {}
-    return {spelt.get(name, name) for name in legacy} | set(GGUF_CONFIG_ARCHS)
+        return set()
+    return set(GGUF_CONFIG_ARCHS)
 
 
 def text_of(reader: GGUFReader, key: str) -> str | None:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from gguf import MODEL_ARCH_NAMES, GGUFReader, get_tensor_name_map, quants
+from gguf import GGUFReader, quants
 from gguf.gguf_reader import ReaderTensor
 from jaxtyping import Float
 from torch import Tensor
 
 from errata.decoder.decoder import Decoder
-from errata.decoder.gguf import architecture_of
+from errata.decoder.gguf import naming
 from errata.delta import WeightDelta
 from errata.editors.base import WeightEdit
 from errata.errors import UnsupportedModel, WrongModel
@@ -61,12 +61,10 @@ def tensors_of(edit: WeightEdit, decoder: Decoder, reader: GGUFReader) -> dict[s
     Raises UnsupportedModel for a parameter that the file does not hold, WrongModel if it holds other values than those
     that the model computes with: then a name or an orientation is not what it is taken for.
     """
-    architecture = architecture_of(reader, decoder.name)
-    kind = next(kind for kind, name in MODEL_ARCH_NAMES.items() if name == architecture)
-    names = get_tensor_name_map(kind, decoder.depth)
+    name_of = naming(reader, decoder.name, decoder.depth)
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     changing = [parameter for parameter, change in edit.delta.changes.items() if change.any()]
-    of = {parameter: names.get_name(parameter, try_suffixes=(".weight",)) for parameter in changing}
+    of = {parameter: name_of(parameter) for parameter in changing}
     for parameter, name in of.items():
         if name not in tensors:
             raise UnsupportedModel(
