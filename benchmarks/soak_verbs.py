@@ -85,9 +85,11 @@ def away(value: Value, expected: Value) -> float:
 # -- verbs -----------------------------------------------------------------------------------------------------
 
 
+OPTIONS = ("--no-guard", "--require", "0", "--recipe", "recipe.yaml", "--corpus", "corpus.txt")
+
+
 def edit(facts: str, output: str, *more: str) -> tuple[str, ...]:
-    line = ("edit", "model", f"{facts}.jsonl", "-o", output, "--batch", str(BATCH), "--no-guard", "--require", "0")
-    return (*line, "--recipe", "recipe.yaml", "--corpus", "corpus.txt", *more)
+    return ("edit", "model", f"{facts}.jsonl", "-o", output, "--batch", str(BATCH), *OPTIONS, *more)
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,11 @@ VERBS = {
     "replace": Verb(edit("facts", "edit"), {"edit": edit_at}, [edit("others", "edit")]),
     "past": Verb(
         edit("facts", "edit", "--past", "first"),
+        {"edit": edit_at, "first": edit_at},
+        [edit("others", "first")],
+    ),
+    "drop": Verb(
+        ("edit", "model", "-o", "edit", "--past", "first", "--drop", "0,3", *OPTIONS),
         {"edit": edit_at, "first": edit_at},
         [edit("others", "first")],
     ),

@@ -138,6 +138,14 @@ def test_a_bar_in_a_cell_or_a_head_does_not_cut_a_markdown_table() -> None:
     assert lines == [r"|  | \|d\|/\|h\| |", "| --- | ---: |", r"| a\|b | **1\|2** |"]
 
 
+def test_a_cell_of_a_markdown_table_is_never_markup() -> None:
+    text = Table(["", "x"], [["<img src=x>[a](http://b)\n# c", "*d*"]], [[False, False]]).markdown()
+    assert "<img" not in text
+    assert r"\[a\](" in text
+    assert "http://" not in text
+    assert len(text.splitlines()) == 3
+
+
 def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     assert write_tables(RECORDS, tmp_path, ["a, 7 edits <b>"]) == []

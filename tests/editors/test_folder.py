@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from errata import Fact, WeightDelta, WeightEdit, load_edit
-from errata.editors.folder import CARD, DELTA, KEYS, MANIFEST, check_replaceable
+from errata.editors.folder import CARD, DELTA, KEYS, LEDGER, MANIFEST, check_replaceable
 from errata.errors import StoreError
 from errata.files import OLD
 
@@ -33,6 +34,19 @@ def test_an_edit_replaces_an_edit(tmp_path: Path) -> None:
     assert isinstance(loaded, WeightEdit)
     assert loaded.delta.changes["w"].tolist() == [[2.0, 2.0]] * 2
     assert loaded.manifest == edit_of().manifest
+
+
+def test_a_ledger_is_in_its_edit_from_the_first_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit_of(1.0).save(tmp_path / "edit", {"memit": {"rows": 1}})
+    moved: list[list[str]] = []
+    replace = os.rename
+    monkeypatch.setattr(
+        os, "rename", lambda a, b: moved.append(sorted(p.name for p in Path(a).iterdir())) or replace(a, b)
+    )
+    edit_of(2.0).save(tmp_path / "edit", {"memit": {"rows": 2}})
+    assert json.loads((tmp_path / "edit" / LEDGER).read_text()) == {"memit": {"rows": 2}}
+    assert all(LEDGER in names for names in moved)
+    assert len(moved) >= 2
 
 
 def test_a_web_project_with_a_manifest_is_not_an_edit(tmp_path: Path) -> None:

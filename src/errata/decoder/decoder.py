@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -34,6 +33,7 @@ from errata.decoder.reach import Reach, measured
 from errata.decoder.site import Prompt, Tokens
 from errata.delta import WeightDelta
 from errata.errors import NotFinite, StoreError, UnsupportedModel, WrongModel
+from errata.files import whole_folder
 from errata.form import AS_WRITTEN, SPACED, Form
 
 KEPT_LOGITS = 1 << 29
@@ -346,16 +346,12 @@ class Decoder(Passes):
                 f"{self.name} is stored in fewer bits, and its edit is carried beside it; a checkpoint would have to "
                 "quantise it again. Save the edit instead."
             )
-        made = folder.with_name(f".{folder.name}.part")
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            self.model.save_pretrained(made)
-            self.tokenizer.save_pretrained(made)
-            made.rename(folder)
-        except (OSError, SafetensorError) as error:
+            with whole_folder(folder) as made:
+                self.model.save_pretrained(made)
+                self.tokenizer.save_pretrained(made)
+        except SafetensorError as error:
             raise StoreError(f"{folder}: could not be written ({error}); nothing was left half written") from error
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
 
 
 def _name_of(dtype: torch.dtype) -> str:

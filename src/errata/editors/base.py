@@ -139,8 +139,11 @@ class Edit(ABC):
         """Leave the decoder with its other edits; after the last one exactly as it was loaded. Raises NotPutOn."""
 
     @abstractmethod
-    def save(self, folder: str | Path) -> None:
-        """Write the edit to a folder, in full or not at all. Raises StoreError."""
+    def save(self, folder: str | Path, ledgers: Mapping[str, Any] | None = None) -> None:
+        """Write the edit to a folder, in full or not at all. Raises StoreError.
+
+        `ledgers`: by method, what `Ledger.to_json` gives, written to `ledger.json` with it.
+        """
 
 
 @dataclass(frozen=True)
@@ -167,9 +170,9 @@ class WeightEdit(Edit):
     def take_off(self, decoder: Decoder) -> None:
         decoder.take_off(self.delta)
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, ledgers: Mapping[str, Any] | None = None) -> None:
         """`edit.safetensors` (float32), keys and anchors, `manifest.json` and a readable `README.md`."""
-        with edit_folder(folder, self.manifest) as made:
+        with edit_folder(folder, self.manifest, ledgers) as made:
             self.delta.save(made / DELTA)
             write_tensors(made / KEYS, {str(layer): keys for layer, keys in self.keys.items()}, {"kind": "errata.keys"})
             if self.anchors:

@@ -31,14 +31,19 @@ ON_CARD = 20
 
 
 @contextmanager
-def edit_folder(folder: str | Path, manifest: Mapping[str, Any]) -> Iterator[Path]:
-    """A folder with a manifest, to put an edit's other files into; whole or not at all. Raises StoreError.
+def edit_folder(
+    folder: str | Path, manifest: Mapping[str, Any], ledgers: Mapping[str, Any] | None = None
+) -> Iterator[Path]:
+    """A folder with a manifest, and a ledger by method if there is one, to put an edit's other files into; whole or
+    not at all. Raises StoreError.
 
     It takes the place of an earlier edit, and of nothing else.
     """
     with whole_folder(folder, check_replaceable) as made:
         text = json.dumps({"kind": KIND, **manifest}, indent=2, ensure_ascii=False)
         write_text(made / MANIFEST, text)
+        if ledgers is not None:
+            write_text(made / LEDGER, json.dumps(ledgers, indent=1))
         yield made
 
 

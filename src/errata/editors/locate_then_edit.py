@@ -94,7 +94,9 @@ class LocateThenEdit(Pipeline):
         The ranks of a fleet share anchors, replay and keys; the leading one, which alone has statistics, solves;
         all end with the same weights. Anchors are stored as they are optimised and batches as they are done: an
         interrupted run loses no more than the anchors of one batch, and in batches ends at the very same weights
-        (unless it was seeking targets "original" of all facts at once, which it loses none of).
+        (unless it was seeking targets "original" of all facts at once, which it loses none of). An anchor's last bits
+        depend on the facts it was optimised beside: a run that takes anchors from the store which an earlier run made
+        in other portions, or was killed over, all facts at once, agrees with one from an empty store but for these.
 
         Raises UnusableFacts, WindowOutside, AlreadyEdited, WrongEdit or StatisticsError before any weight changes,
         Collapsed if the first batch crosses a limit.

@@ -79,7 +79,7 @@ class SideMemory(Edit):
         theirs = carried.memory.sides
         return len(theirs) == len(self.sides) and all(map(_equal, theirs, self.sides))
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, ledgers: Mapping[str, Any] | None = None) -> None:
         """`memory.safetensors` and `manifest.json`."""
         tensors = {f"change.{i}": side.change.detach().cpu().contiguous() for i, side in enumerate(self.sides)}
         tensors["thresholds"] = torch.tensor([side.threshold for side in self.sides], dtype=torch.float64)
@@ -89,7 +89,7 @@ class SideMemory(Edit):
             "layer": str(self.layer),
             "activation": self.activation,
         }
-        with edit_folder(folder, self.manifest) as made:
+        with edit_folder(folder, self.manifest, ledgers) as made:
             write_tensors(made / MEMORY, tensors, metadata)
 
     @classmethod

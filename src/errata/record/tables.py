@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from errata.visible import markdown as escaped
+
 Column = tuple[str, str, bool | None]
 """Score name, column title, whether higher is better; None if it only describes."""
 
@@ -90,7 +92,7 @@ class Table:
     def markdown(self) -> str:
         """The table in Markdown."""
         align = ["---" if i < self.text_columns else "---:" for i in range(len(self.columns))]
-        head, *body = ([cell.replace("|", "\\|") for cell in row] for row in (self.columns, *self.rows))
+        head, *body = ([escaped(cell) for cell in row] for row in (self.columns, *self.rows))
         marked = [
             [f"**{cell}**" if best else cell for cell, best in zip(row, marks, strict=True)]
             for row, marks in zip(body, self.best, strict=True)

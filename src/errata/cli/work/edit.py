@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from errata.decoder.corpus import Corpus
 from errata.decoder.decoder import Decoder
 from errata.editor import Editor
 from errata.editors.base import Edit, Outcome
-from errata.editors.folder import LEDGER, VERDICT, amend, check_replaceable
+from errata.editors.folder import VERDICT, amend, check_replaceable
 from errata.editors.guard import Guard
 from errata.editors.revision import Revision, check_new
 from errata.editors.supplies import Progress
@@ -188,8 +187,7 @@ def show_path(path: EditPath) -> None:
 def save(outcome: Outcome, ledgers: dict[str, Any], output: Path | None, checkpoint: Path | None) -> None:
     """Write the edit with its ledger, and the edited model, where asked for."""
     if output is not None:
-        outcome.edit.save(output)
-        write_text(output / LEDGER, json.dumps(ledgers, indent=1))
+        outcome.edit.save(output, ledgers)
         say(f"edit saved to {output}")
     if checkpoint is not None:
         outcome.decoder.save(checkpoint)
