@@ -148,6 +148,11 @@ def tiny_model(
     loader = AutoModelForImageTextToText if model_type in WITH_IMAGES else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         model: PreTrainedModel = loader.from_config(config, dtype=torch.float32)
+    return randomised(model, dtype, seed)
+
+
+def randomised(model: PreTrainedModel, dtype: torch.dtype, seed: int = 0) -> PreTrainedModel:
+    """The model with all its parameters drawn anew, in evaluation mode and frozen."""
     draw = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         noise = torch.randn(parameter.shape, generator=draw, dtype=torch.float64)

@@ -246,6 +246,18 @@ def test_a_model_that_looks_ahead_is_refused() -> None:
         decoder.check_causal()
 
 
+def test_a_model_whose_blocks_run_several_times_is_refused() -> None:
+    sizes = {"num_hidden_layers": 2, "hidden_size": 48, "num_attention_heads": 4, "intermediate_size": 80}
+    model = tiny_model("hrm_text", **sizes, num_key_value_heads=2, head_dim=12)
+    with pytest.raises(UnsupportedModel, match=r"runs \d+ times in one pass"):
+        Decoder(model, tiny_tokenizer()).check_causal()
+
+
+@pytest.mark.parametrize("family", ["bloom", "mpt"])
+def test_an_mlp_that_adds_the_residual_itself_is_not_taken_for_one_by_a_guess(family: str) -> None:
+    assert discover(tiny_model(family, hidden_size=48, n_layer=2, n_head=4)).mlp is None
+
+
 def test_a_mixers_way_out_is_not_taken_for_a_down_projection() -> None:
     for family, builder in HYBRIDS.items():
         layout = discover(builder())

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from inspect import signature
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -156,7 +157,7 @@ def discover(model: PreTrainedModel) -> DecoderLayout:
         model_types=(kind,),
         blocks=blocks,
         down_projection=back[-1],
-        mlp=back[-1].rpartition(".")[0] or None,
+        mlp=_mlp_around(members[0], back[-1]),
         attention=next((n for n in _in_all(members) if "att" in n.lower() and "norm" not in n.lower()), None),
         final_norm=f"{parent}.{(behind or norms[-1:])[0]}".lstrip(".") if norms else None,
         head=names[id(head)],
@@ -182,6 +183,12 @@ def _leading_back(blocks: nn.ModuleList, width: int) -> list[str]:
         inside = {name for name, linear in _linears(block) if linear_shape(linear)[0] == width}
         found = [name for name in found if name in inside]
     return [name for name in found if any(word in name.lower() for word in MLPS)] or found
+
+
+def _mlp_around(block: nn.Module, down_projection: str) -> str | None:
+    """The module that the projection ends, if it takes the state alone; some take the residual too, and add it."""
+    path = down_projection.rpartition(".")[0]
+    return path if path and len(signature(block.get_submodule(path).forward).parameters) == 1 else None
 
 
 def _in_all(blocks: nn.ModuleList) -> list[str]:

@@ -47,7 +47,7 @@ class Shortcuts:
         try:
             with hooks.watch(model.blocks[layer], outputs.append):
                 logits = run(ids)
-            state = hooks.state(outputs[0])
+            states = list(map(hooks.state, outputs))
         except Exception as error:
             if isinstance(error, ErrataError) or is_out_of_memory(error):
                 raise
@@ -57,6 +57,11 @@ class Shortcuts:
                 f"({message}); errata edits decoders that are run by their token ids alone"
             ) from error
         assert logits is not None
+        if len(states) != 1:
+            raise UnsupportedModel(
+                f"{model.name}: block {layer} at {model.layout.blocks} runs {len(states)} times in one pass; errata "
+                "edits models whose blocks run once each."
+            )
         if not _alike(logits[0, :-1], logits[1, :-1], model.dtype):
             raise UnsupportedModel(
                 f"{model.name}: what it says at a token depends on the tokens behind it, so it is no causal language "
@@ -64,7 +69,7 @@ class Shortcuts:
             )
         as_tuple = isinstance(outputs[0], tuple)
         try:
-            with hooks.enter_after(model.blocks, layer, state, as_tuple):
+            with hooks.enter_after(model.blocks, layer, states[0], as_tuple):
                 entered = run(ids)
         except Exception as error:  # a block misses what a skipped one leaves for it
             if is_out_of_memory(error):
