@@ -16,6 +16,7 @@ from torch import nn
 
 from errata.decoder.corpus import Corpus
 from errata.decoder.decoder import Decoder
+from errata.decoder.joints import joints
 from errata.decoder.layout import DecoderLayout
 from errata.decoder.loading import bare_model, check_in_memory, check_options
 from errata.decoder.site import Contexts
@@ -209,6 +210,7 @@ class Editor:
         shared = self.pipeline.shared or self.supplies.fleet.size == 1
         edit = self.pipeline.edit if shared else self._led
         outcome = edit(facts, self.supplies, schedule, past)
+        outcome.ledger.notes[:0] = joints(self.decoder.tokens, facts)
         known = [*(past.facts if past else []), *outcome.facts]
         runs = [*earlier_runs, Run(tuple(outcome.facts), schedule).to_json()]
         manifest = self._manifest(known, schedule) | {"runs": runs}

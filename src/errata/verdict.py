@@ -124,9 +124,9 @@ def _neighbours(decoder: Decoder, prompts: Sequence[str], form: Form, same: Sequ
 def _said(decoder: Decoder, prompts: Sequence[str], form: Form) -> tuple[list[str], list[str]]:
     """How the unedited model and the edited one go on."""
     rows = [decoder.token_ids(prompt, form) for prompt in prompts]
-    after = decoder.generate(rows, SAID)
+    after = decoder.generate(rows, SAID, decoder.ends)
     with decoder.unedited():
-        before = decoder.generate(rows, SAID)
+        before = decoder.generate(rows, SAID, decoder.ends)
     return [decoder.decode(ids) for ids in before], [decoder.decode(ids) for ids in after]
 
 
@@ -136,7 +136,7 @@ def _facts(outcome: Outcome, supplies: Supplies, readings: Sequence[Any]) -> tup
         first = asked(decoder, list(map(of_fact, facts)))
     missed = [i for i, reading in enumerate(readings) if not reading.exact]
     advice = _advice(facts, missed, supplies, outcome.ledger) if missed else {}
-    said = outcome.answers(facts, SAID)
+    said = outcome.answers(facts, SAID, spaces=True)
     return tuple(
         FactVerdict(
             fact.text, fact.continuation, before, after, now.exact, was.exact, now.probability, advice.get(i, "")

@@ -106,7 +106,40 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(run: Run, base: Path, fact
     assert code == 0, said
     assert "8, all located" in said
     assert "layer 2: 1.00 of the residual at 2" in said
+    for words in ("what the model says now", "shall say", "P(target)", "an estimate", "not changed"):
+        assert words in said
+    assert f"written to {tmp_path / 'edit'}" in said
     assert not (tmp_path / "edit").exists()
+
+
+def test_the_plan_names_what_is_believed_what_shares_a_key_and_how_texts_are_joined(
+    run: Run, base: Path, tmp_path: Path
+) -> None:
+    decoder = Decoder.from_pretrained(base)
+    (ids,) = decoder.generate([decoder.token_ids("Velm is")], 1)
+    rows = [
+        {"prompt": "{} is", "subject": "Velm", "target_new": decoder.decode(ids), "join": ""},
+        {"prompt": "{} was", "subject": "Velm", "target_new": "Isk"},
+        {"prompt": "{} lies in,", "subject": "Quill", "target_new": "Isk"},
+    ]
+    given = tmp_path / "facts.json"
+    given.write_text(json.dumps(rows))
+    code, said = run("edit", base, given, "--dry-run", *options(base))
+    assert code == 0, said
+    flat = " ".join(said.split())
+    assert "already believed, so nothing has to change: 'Velm is' +" in flat
+    assert "one key: 'Velm is'" in flat
+    assert "␣Isk" in flat
+    assert "'Quill lies in,' + 'Isk': the target follows a sign without a space" in flat
+
+
+def test_a_model_without_a_chat_template_is_not_asked_in_a_chat(run: Run, base: Path, facts: Path) -> None:
+    code, said = run("edit", base, facts, "--chat", "--dry-run", *options(base))
+    assert code == 1
+    assert "has no chat template" in said
+    code, said = run("edit", base, facts, "--system", "Be brief.", "--dry-run", *options(base))
+    assert code == 1
+    assert "give --chat too" in said
 
 
 def test_doctor_shows_what_it_found(run: Run, base: Path) -> None:

@@ -287,6 +287,22 @@ LOADED: dict[str, Any] = {  # a record, and the cases it gives
         {"prompt": " def {}(x):\n", "subject": "double", "target_new": "    return x + x"},
         Case(Fact(" def {}(x):\n", "double", "    return x + x"), "0"),
     ),
+    "errata in a chat": (
+        {
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": "Where is Velm?"},
+            ],
+            "subject": "Velm",
+            "target_new": "Isk",
+            "end": True,
+        },
+        Case(Fact("Where is {}?", "Velm", "Isk", chat=(("system", "Be brief."),), end=True), "0"),
+    ),
+    "errata joined": (
+        PLAIN | {"prompt": "{} lies in: ", "target_new": " Isk", "join": ""},
+        Case(Fact("{} lies in: ", "Velm", " Isk", join=""), "0"),
+    ),
     "easyedit without a wording": (
         {name: EASYEDIT[name] for name in ("prompt", "subject", "target_new", "ground_truth")},
         Case(SPACED, "0", "Norland"),
@@ -567,3 +583,39 @@ def test_real_records_are_scored_whole(name: str, monkeypatch: pytest.MonkeyPatc
             wanted |= {(prompt, true) for prompt in (case.fact.text, *case.paraphrases)}
             wanted |= {(prompt, new) for prompt in case.neighbourhood}
     assert asked == wanted
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"join": "-"}, r"field 'join': expected '' \(or 'none'\) or ' ' \(or 'space'\), found '-'"),
+        ({"end": "maybe"}, "field 'end': expected true or false, found 'maybe'"),
+        ({"messages": [{"role": "user", "content": "Where is {}?"}]}, "expected a prompt or messages, not both"),
+        (
+            {"prompt": None, "messages": [{"role": "system", "content": "{}"}]},
+            "the user's last, found a turn of 'system'",
+        ),
+        ({"prompt": None, "messages": []}, "expected turns with role and content, the user's last, found no turns"),
+        ({"prompt": None, "messages": [{"role": "user"}]}, "expected the field 'content'"),
+    ],
+)
+def test_a_form_that_cannot_be_read_is_refused(extra: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(BadRecord, match=message):
+        read_cases(written(tmp_path, PLAIN | extra))
+
+
+def test_a_table_says_in_words_how_a_target_is_joined_and_an_empty_cell_says_nothing(tmp_path: Path) -> None:
+    table = tmp_path / "facts.csv"
+    table.write_text(
+        "prompt,subject,target_new,join,end\n"
+        "{} is in,Velm,Isk,,\n{} is in,Quill,Isk,none,yes\n{} is in,Una,Isk,space,no\n"
+    )
+    facts = [case.fact for case in read_cases(table)]
+    assert [(fact.join, fact.end) for fact in facts] == [(None, False), ("", True), (" ", False)]
+
+
+def test_all_prompts_of_a_case_are_asked_in_a_chat_but_a_records_own_turns_stay() -> None:
+    own = Case(Fact("Where is {}?", "Velm", "Isk", chat=(("system", "Be brief."),)), "0")
+    case = Case(SPACED, "1", paraphrases=("Velm lies in",)).asked_as_chat((("system", "Hm."),), end=True)
+    assert case.fact == Fact("{} is a city in", "Velm", "Isk", chat=(("system", "Hm."),), end=True)
+    assert own.asked_as_chat() == own

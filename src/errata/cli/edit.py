@@ -15,7 +15,9 @@ from errata.cli.options import (
     CorpusName,
     Device,
     Dtype,
+    EndTurn,
     Format,
+    InChat,
     Layout,
     Limit,
     Method,
@@ -24,6 +26,7 @@ from errata.cli.options import (
     Plugin,
     Practice,
     RecipeName,
+    System,
     Trust,
     Window,
 )
@@ -91,6 +94,9 @@ def edit(
     checkpoint: Annotated[
         Path | None, typer.Option(help="Also write the whole edited model, as a folder that transformers can load.")
     ] = None,
+    chat: InChat = False,
+    system: System = None,
+    end_turn: EndTurn = False,
     format: Format = None,
     on_conflict: OnConflict = Conflict.refuse,
     limit: Limit = None,
@@ -157,7 +163,8 @@ def edit(
         show_outcome,
         usable_of,
     )
-    from errata.cli.work.opening import corpus_of, open_decoder, recipe_of, table_of
+    from errata.cli.work.opening import corpus_of, in_form, open_decoder, recipe_of, table_of
+    from errata.cli.work.outlook import foretell
     from errata.cli.work.plan import findings, plan
     from errata.editors.guard import USUAL
     from errata.editors.saved import load_edit
@@ -165,7 +172,8 @@ def edit(
     table = table_of(plugin)
     if facts is None and drop is None:
         raise typer.BadParameter("give a file of facts, or --past and --drop", param_hint="FACTS")
-    cases = [] if facts is None else cases_of(facts, format, limit, on_conflict.value, skip_unusable)
+    read = [] if facts is None else cases_of(facts, format, limit, on_conflict.value, skip_unusable)
+    cases = in_form(read, chat, system, end_turn)
     wanted = [case.fact for case in cases]
     dropped = () if drop is None else dropped_of(drop, format, on_conflict.value)
     check_places(output, checkpoint)
@@ -187,6 +195,8 @@ def edit(
             changed = notes_of(earlier, wanted, dropped)
             more = [*(("left out", problem) for problem in left_out), ("settings", choice)]
             lines([*findings(decoder, chosen), *changed, *(plan(editor, wanted) if wanted else ()), *more])
+            if wanted:
+                foretell(editor, wanted, output, checkpoint)
             return
         say(f"settings: {choice}")
         outcome = editor.edit(

@@ -8,7 +8,20 @@ from typing import Annotated
 import typer
 
 from errata.cli.console import command_line, fleet, progress, say, warn
-from errata.cli.options import Conflict, Device, Dtype, Format, Layout, Limit, Model, OnConflict, Trust
+from errata.cli.options import (
+    Conflict,
+    Device,
+    Dtype,
+    EndTurn,
+    Format,
+    InChat,
+    Layout,
+    Limit,
+    Model,
+    OnConflict,
+    System,
+    Trust,
+)
 
 
 def evaluate(
@@ -20,6 +33,9 @@ def evaluate(
         Path | None,
         typer.Option(help="Folder of a saved edit. The edited model is then scored as well as the unedited one."),
     ] = None,
+    chat: InChat = False,
+    system: System = None,
+    end_turn: EndTurn = False,
     format: Format = None,
     on_conflict: OnConflict = Conflict.refuse,
     limit: Limit = None,
@@ -55,7 +71,7 @@ def evaluate(
 ) -> None:
     """Score a model on cases, unedited and (with --edit) edited: efficacy, generalisation, specificity and more."""
     from errata.cli.work.evaluate import run_of, scored, show_scores
-    from errata.cli.work.opening import open_decoder
+    from errata.cli.work.opening import in_form, open_decoder
     from errata.dataset import named_cases
     from errata.editors.saved import load_edit
     from errata.evaluate import probes
@@ -65,7 +81,8 @@ def evaluate(
     if output is not None and fleet().leads:
         check_file(output)
     check_trusted(ability or (), trust_remote_code)
-    asked = named_cases(cases, format, limit, references, on_conflict=on_conflict.value, note=warn)
+    read = named_cases(cases, format, limit, references, on_conflict=on_conflict.value, note=warn)
+    asked = in_form(read, chat, system, end_turn)
     wanted = probes(*families.split(",")) if families else probes()
     decoder = open_decoder(model, dtype, device, trust_remote_code, layout)
     saved = load_edit(edit) if edit else None

@@ -91,3 +91,16 @@ Trust = Annotated[
     bool, typer.Option("--trust-remote-code", help="Allow code that comes with the checkpoint to run on this machine.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of lines and tables.")]
+InChat = Annotated[
+    bool,
+    typer.Option("--chat", help="Put each prompt as the user's turn, through the model's own chat template."),
+]
+System = Annotated[
+    str | None, typer.Option("--system", help="With --chat: the system's turn before it. Default: the template's own.")
+]
+EndTurn = Annotated[
+    bool,
+    typer.Option(
+        "--end-turn", help="The answer is to end there: the token that ends a turn (or a text) belongs to the target."
+    ),
+]

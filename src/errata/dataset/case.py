@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from errata.errors import BadRecord, printable
 from errata.fact import Fact
+from errata.form import Turns
 
 MCF, ZSRE = "mcf/teacher-forced", "zsre/token-accuracy"
 
@@ -83,6 +84,14 @@ class Case:
         if kind == "generalisation":  # evaluation 1.2: ZsRE uses the first paraphrase only
             return self.paraphrases if self.protocol == MCF else self.paraphrases[:1]
         raise ValueError(f"kind of wording {kind!r}; expected 'efficacy', 'generalisation' or 'novel'")
+
+    def asked_as_chat(self, turns: Turns = (), end: bool = False) -> Case:
+        """The same, with every prompt put as the user's turn behind these turns; a record's own messages stay.
+
+        `end`: the answer is to end the model's turn.
+        """
+        fact = self.fact if self.fact.chat is not None else replace(self.fact, chat=turns, join=None)
+        return replace(self, fact=replace(fact, end=end or fact.end))
 
     def to_json(self) -> dict[str, Any]:
         """The record that `read_cases` reads back (format "errata")."""

@@ -250,18 +250,21 @@ class Outcome:
         """Take this edit off; if no other is on, the model is bit for bit as it was loaded. Raises NotPutOn."""
         self.edit.take_off(self.decoder)
 
-    def answers(self, facts: Sequence[Fact] | None = None, n_tokens: int = 8) -> list[tuple[Fact, str, str]]:
-        """(fact, what the unedited model says, what the edited one says), greedily, for each fact.
+    def answers(
+        self, facts: Sequence[Fact] | None = None, n_tokens: int = 8, spaces: bool = False
+    ) -> list[tuple[Fact, str, str]]:
+        """(fact, what the unedited model says, what the edited one says), greedily up to where it stops, for each fact.
 
-        Both texts are as they continue the prompt, spaces included, up to where the model stops.
+        `spaces`: with outer white space, as the texts continue the prompt.
         """
         chosen = list(self.facts if facts is None else facts)
         rows = [self.decoder.token_ids(fact.text, fact.form) for fact in chosen]
         after = self.decoder.generate(rows, n_tokens, self.decoder.ends)
         with self.decoder.unedited():
             before = self.decoder.generate(rows, n_tokens, self.decoder.ends)
-        decode = self.decoder.decode
-        return [(fact, decode(b), decode(a)) for fact, b, a in zip(chosen, before, after, strict=True)]
+        texts = [[self.decoder.decode(ids) for ids in said] for said in (before, after)]
+        told = texts if spaces else [[text.strip() for text in one] for one in texts]
+        return list(zip(chosen, *told, strict=True))
 
 
 class Pipeline(ABC):

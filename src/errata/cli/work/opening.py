@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from errata.dataset import OnConflict, named_cases
 from errata.decoder.corpus import Corpus
 from errata.decoder.decoder import Decoder
 from errata.decoder.layout import DecoderLayout
+from errata.errors import BadRecord
 from errata.evaluate import Case
 from errata.method import Method
 from errata.methods import METHODS
@@ -62,6 +64,16 @@ def corpus_of(model: str, name: str | None) -> Corpus | None:
     if name is not None:
         return Corpus.named(name)
     return Corpus.of(pocket.corpus()) if model == "pocket" else None
+
+
+def in_form(cases: Sequence[Case], chat: bool, system: str | None, end: bool) -> Sequence[Case]:
+    """The cases as they are to be asked: as they are written, or as the user's turn of a chat. Raises BadRecord."""
+    if chat:
+        turns = (("system", system),) if system is not None else ()
+        return [case.asked_as_chat(turns, end) for case in cases]
+    if system is not None:
+        raise BadRecord("--system is for facts that are asked in a chat; give --chat too")
+    return [replace(case, fact=replace(case.fact, end=True)) for case in cases] if end else cases
 
 
 def practice_of(model: str, name: str | None, on_conflict: OnConflict = "refuse") -> Sequence[Case]:
