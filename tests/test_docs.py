@@ -13,7 +13,6 @@ import yaml
 from typer.main import get_command
 
 from errata.cli.app import app
-from errata.dataset import read_facts
 from errata.recipe import known_recipes, parse_window
 
 ROOT = Path(__file__).parents[1]
@@ -218,15 +217,3 @@ def test_recipes_have_the_numbers_of_the_table_that_they_are_from() -> None:
 
 def _numeric(values: list[str]) -> bool:
     return all(re.fullmatch(r"[\d.]+", value) for value in values)
-
-
-def test_every_fact_that_the_page_shows_is_read(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "facts.md").read_text(encoding="utf-8")
-    counts = {"csv": [], "jsonl": []}  # type: dict[str, list[int]]
-    for kind, text in re.findall(r"^```(csv|jsonl)\n(.*?)^```", page, flags=re.M | re.S):
-        given = tmp_path / f"facts.{kind}"
-        given.write_text(text, encoding="utf-8")
-        counts[kind].append(len(read_facts(given)))
-    assert counts == {"csv": [3], "jsonl": [3, 2, 2]}
-    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.S)
-    exec(code, {})  # the page's own Python
