@@ -128,7 +128,7 @@ def test_the_plan_names_what_is_believed_what_shares_a_key_and_how_texts_are_joi
     assert code == 0, said
     flat = " ".join(said.split())
     assert "already believed, so nothing has to change: 'Velm is' +" in flat
-    assert "one key: 'Velm is'" in flat
+    assert "0 'Velm is', 1 'Velm was': all alike up to the subject's end" in flat
     assert "␣Isk" in flat
     assert "'Quill lies in,' + 'Isk': the target follows a sign without a space" in flat
 

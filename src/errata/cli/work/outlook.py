@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
 from errata.cli.console import lines, say, show
-from errata.decoder.corpus import TOKENS_PER_DIMENSION
 from errata.decoder.decoder import Decoder
 from errata.decoder.joints import joints
-from errata.decoder.site import Site
 from errata.editor import Editor
 from errata.editors.locate_then_edit import LocateThenEdit
 from errata.errors import printable
@@ -76,19 +73,7 @@ def warnings_about(editor: Editor, facts: Sequence[Fact], readings: Sequence[Rea
         site = editor.decoder.tokens.site(facts, editor.supplies.contexts)
         if site.at_start:
             told.append(f"{_named([facts[i] for i in site.at_start])}: {_SINK}")
-        told += [
-            f"these facts share all text up to the subject's end, and so one key: {_named([facts[i] for i in group])}"
-            for group in sharing(site)
-        ]
     return [*told, *joints(editor.decoder.tokens, facts)]
-
-
-def sharing(site: Site) -> list[list[int]]:
-    """The facts whose bare prompts are the same up to the decisive token, where there is more than one."""
-    groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for i, stem in enumerate(site.bare):
-        groups[stem.ids].append(i)
-    return [group for group in groups.values() if len(group) > 1]
 
 
 def _named(facts: Sequence[Fact]) -> str:
@@ -126,11 +111,11 @@ def seconds_of_statistics(editor: Editor) -> float:
     """Seconds that gathering takes, by the rate of a short text; 0 if all are stored."""
     decoder, supplies = editor.decoder, editor.supplies
     layers = sorted(set(editor.pipeline.edited))
-    missing = [layer for layer in layers if supplies.stored_statistics(layer) is None]
+    stored = supplies.stored_statistics(layers)
+    missing = [layer for layer in layers if layer not in stored]
     if not missing:
         return 0.0
-    wanted = supplies.recipe.statistics.tokens
-    tokens = TOKENS_PER_DIMENSION * decoder.inner(missing[0]) if wanted is None else wanted
+    tokens = supplies.source(layers).tokens
     length = min(PROBED, decoder.positions or PROBED)
     row = (decoder.token_ids("The") * length)[:length]
     started = perf_counter()
