@@ -155,6 +155,16 @@ def test_a_model_compiled_in_place_is_run_as_it_is_written_and_stays_compiled() 
     assert decoder.model._compiled_call_impl is compiled
 
 
+def test_nothing_is_grafted_on_a_compiled_model_whose_own_calls_may_not_see_it() -> None:
+    outside, inplace = decoder_of("llama"), decoder_of("llama")
+    inplace.model.compile(backend="eager")
+    wrapped = Decoder(torch.compile(outside.model, backend="eager"), outside.tokenizer)  # type: ignore[arg-type]
+    for decoder in (wrapped, inplace):
+        with pytest.raises(UnsupportedModel, match="its own calls may not see"):
+            editor_of(decoder, "wise").edit(FACTS[:1])
+        assert not decoder.is_edited
+
+
 def test_wrappers_for_several_devices_are_looked_through() -> None:
     decoder = decoder_of("llama")
     assert Decoder(nn.DataParallel(decoder.model), decoder.tokenizer).model is decoder.model

@@ -49,6 +49,7 @@ class Decoder(Passes):
     def __init__(self, model: nn.Module, tokenizer: Any, layout: DecoderLayout | None = None, name: str = "") -> None:
         """A model in memory, bare or inside torch.compile's wrapper. Raises UnsupportedModel, ModelError."""
         super().__init__(bare_model(model, tokenizer), layout, name)
+        self._wrapped = self.model is not model
         self.tokenizer = tokenizer
         self.tokens = Tokens(tokenizer, self.positions)
         self.origin: dict[str, str] = {}
@@ -283,9 +284,22 @@ class Decoder(Passes):
         self.weights.check_shapes(delta)
 
     def graft(self, graft: Graft) -> None:
-        """Let `graft` decide what its down-projection gives, until it is taken off. Raises AlreadyEdited."""
+        """Let `graft` decide what its down-projection gives, until it is taken off.
+
+        Raises AlreadyEdited, UnsupportedModel.
+        """
+        self.check_graftable()
         self.check_unedited()
         self.weights.set((), graft, self._names[id(self.down_projection(graft.layer))])
+
+    def check_graftable(self) -> None:
+        """Raises UnsupportedModel for a compiled model: its own calls may have been compiled without the graft."""
+        if self._wrapped or getattr(self.model, "_compiled_call_impl", None) is not None:
+            raise UnsupportedModel(
+                f"{self.name or self.model.config.model_type} is compiled or wrapped: its own calls may not see what "
+                "stands beside its weights. Nothing was changed. Give the plain model, or choose a method that "
+                "changes weights."
+            )
 
     def restore(self, force: bool = False) -> None:
         """Take everything off: put every original back, bit for bit.

@@ -130,6 +130,7 @@ class Wise(Pipeline):
         decoder = supplies.decoder
         check_facts([*(past.facts if past else []), *facts])
         decoder.check_window([self.layer])
+        decoder.check_graftable()
         carried = decoder.grafted if past is not None and past.is_on(decoder) else None
         if past is not None and past.layer != self.layer:
             raise WrongEdit(f"the earlier memory stands at block {past.layer}, this one at {self.layer}; choose one.")
