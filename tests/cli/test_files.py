@@ -97,3 +97,15 @@ def test_a_layout_file_is_accepted_by_the_verbs_that_open_a_model(run: Run, base
         )
         assert code == 1, words
         assert "layout does not fit" in said, words
+
+
+@pytest.mark.parametrize("words", [("evaluate", "--edit"), ("edit", "--past")])
+def test_an_edit_that_is_none_is_refused_before_the_model_is_opened(
+    words: tuple[str, str],
+    run: Run,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    verb, option = words
+    code, said = run(verb, tmp_path / "no-model", facts_file(tmp_path, ROWS), option, tmp_path / "no-edit")
+    assert code == 1
+    assert "no-edit: not a saved edit" in said

@@ -177,10 +177,10 @@ def edit(
     wanted = [case.fact for case in cases]
     dropped = () if drop is None else dropped_of(drop, format, on_conflict.value)
     check_places(output, checkpoint)
+    earlier = load_edit(past) if past else None
     decoder = open_decoder(model, dtype, device, trust_remote_code, layout)
     decoder.check_finite()
     decoder.check_causal()
-    earlier = load_edit(past) if past else None
     chosen = settings_of(recipe_of(decoder, recipe, window), settings or (), method, table, earlier)
     guard = USUAL if guarded else None
     with progress() as tell:

@@ -84,8 +84,8 @@ def evaluate(
     read = named_cases(cases, format, limit, references, on_conflict=on_conflict.value, note=warn)
     asked = in_form(read, chat, system, end_turn)
     wanted = probes(*families.split(",")) if families else probes()
-    decoder = open_decoder(model, dtype, device, trust_remote_code, layout)
     saved = load_edit(edit) if edit else None
+    decoder = open_decoder(model, dtype, device, trust_remote_code, layout)
     with progress() as tell:
         scores = scored(decoder, asked, wanted, saved, tell)
     run = run_of(decoder, cases, asked, scores, command_line())
