@@ -47,6 +47,11 @@ from errata.verdict import verdict
 AIM = 0.95
 """Share of the facts that shall hold where nobody asks for another, and no recipe gives the settings."""
 
+BESIDE = (
+    "this edit stands beside the model's weights: the model's own save_pretrained is refused while it is on, and its "
+    "state_dict() holds nothing of it; save the edit itself"
+)
+
 
 class Editor:
     """Edits a decoder by one method. Statistics, contexts and anchors come from the store where it has them."""
@@ -211,6 +216,8 @@ class Editor:
         edit = self.pipeline.edit if shared else self._led
         outcome = edit(facts, self.supplies, schedule, past)
         outcome.ledger.notes[:0] = joints(self.decoder.tokens, facts)
+        if not self.decoder.weights.are_all:
+            outcome.ledger.notes.append(BESIDE)
         known = [*(past.facts if past else []), *outcome.facts]
         runs = [*earlier_runs, Run(tuple(outcome.facts), schedule).to_json()]
         manifest = self._manifest(known, schedule) | {"runs": runs}

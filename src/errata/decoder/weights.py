@@ -262,6 +262,11 @@ class Weights:
     # -- what stands beside the weights ----------------------------------------------------------------
 
     @property
+    def are_all(self) -> bool:
+        """Whether the weights hold all that the model carries: no graft, and no change beside a quantised matrix."""
+        return not self._hooks
+
+    @property
     def _graft_in_words(self) -> str:
         return f"a graft at block {self.graft.layer}" if self.graft else "no graft"
 
