@@ -168,10 +168,12 @@ def soak(name: str, kills: int, draw: random.Random, folder: Path) -> Result:
     pace = _seconds_of(peaceful, verb, folder / "peaceful.txt")
     expected = state_of(verb, peaceful)
     began = time.perf_counter()
-    while sum(result.kills.values()) < kills:
+    while (done := sum(result.kills.values())) < kills or (
+        verb.resumes and not result.resumed and result.runs < TRIES  # all kills came before a first batch was kept
+    ):
         root, output = folder / f"run{result.runs}", folder / f"run{result.runs}.txt"
         shutil.copytree(prepared, root)
-        _run_to_the_end(root, verb, result, (before, expected), kills, pace, draw, output)
+        _run_to_the_end(root, verb, result, (before, expected), max(kills, done + 2), pace, draw, output)
         result.runs += 1
         result.resumed += sum(map(int, re.findall(r"the first (\d+) batch", output.read_text())))
         shutil.rmtree(root)

@@ -19,5 +19,5 @@ pytestmark = [
 def test_a_killed_edit_is_whole_or_absent_and_comes_to_the_same_end(tmp_path: Path) -> None:
     result = soak("save", 2, random.Random(1), tmp_path)
     assert result.good, result.wrong
-    assert sum(result.kills.values()) == 2
+    assert sum(result.kills.values()) >= 2
     assert result.resumed
