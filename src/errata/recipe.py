@@ -27,6 +27,8 @@ SHOWN = 5
 """Problems of a recipe that are named at once."""
 LARGEST = 1 << 20
 """Characters of a recipe file: a larger one is something else."""
+BRACKETS = 1000
+"""Opening brackets in a recipe file: lists within lists by the thousand would take minutes to read."""
 
 
 @checked(frozen=True, config=_STRICT)
@@ -117,6 +119,8 @@ def _plain(text: str, where: str) -> object:
     """What YAML says, if it is plain: aliases, by which a few lines stand for billions of values, are refused."""
     if len(text) > LARGEST:
         raise BadRecipe(f"{where}: {len(text):,} characters; a recipe has a few thousand")
+    if sum(map(text.count, "[{")) > BRACKETS:  # nested by the thousand they would be read for minutes
+        raise BadRecipe(f"{where}: more than {BRACKETS} opening brackets; a recipe has a few")
     try:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
             raise BadRecipe(f"{where}: YAML aliases (*name) are not read; write the values out")

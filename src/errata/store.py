@@ -276,8 +276,11 @@ def mark(root: Path) -> None:
 
 
 def is_ours(root: Path) -> bool:
-    """Whether a folder of shelves holds nothing but kinds, shelves in them, and files of shelves in those."""
-    kinds = [kind for kind in root.iterdir() if not kind.name.startswith(".")]
+    """Whether a folder of shelves holds nothing but kinds, shelves in them, and files of shelves in those.
+
+    And perhaps the marker: another process may have written it just now.
+    """
+    kinds = [kind for kind in root.iterdir() if not kind.name.startswith(".") and kind.name != MARKER]
     return all(
         kind.is_dir()
         and all(

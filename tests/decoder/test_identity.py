@@ -232,5 +232,5 @@ def test_a_description_of_a_base_survives_json_and_a_broken_one_is_refused() -> 
     identity = decoder_of("llama").described()
     assert Identity.from_json(json.loads(json.dumps(identity.to_json()))) == identity
     assert set(identity.rounded) == {"bfloat16", "float16"}
-    with pytest.raises(StoreError, match="weights: Field required"):
+    with pytest.raises(StoreError, match="weights is missing"):
         Identity.from_json({"configuration": {}})
