@@ -14,7 +14,7 @@ from errata.cli import app as cli
 def test_the_demo_changes_facts_shows_what_else_moved_and_undoes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("errata.cli.console.out.width", 200)
     monkeypatch.setenv("ERRATA_STORE", str(tmp_path / "store"))
     words = ["--facts", "2", "--methods", "onelayer,memit+fe", "--window", "4-5", "-o", str(tmp_path / "run")]
     monkeypatch.setattr("sys.argv", ["errata", "demo", *words])
