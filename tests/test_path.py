@@ -12,10 +12,11 @@ import torch
 from errata import Store, WeightEdit, load_edit
 from errata.editor import take
 from errata.editors.revision import check_same_settings
+from errata.editors.schedule import AT_ONCE
 from errata.errors import NoPath, UnknownName, WrongEdit
 from errata.method import Pair
 from errata.methods import METHODS
-from errata.path import HALVINGS, RUNGS, Knob, knob_of, walk
+from errata.path import HALVINGS, RUNGS, Knob, added, knob_of, walk
 from errata.recipe import Recipe
 from errata.record.path import EditPath, Goal, Point, chosen
 from errata.solvers import LeastSquares, Preservation, RankOne, Restrained
@@ -131,6 +132,14 @@ def test_an_edit_on_a_path_is_bit_for_bit_that_with_the_settings_of_its_point() 
     assert again.edit.delta.digest == outcome.edit.delta.digest
     assert outcome.edit.manifest["share"] == path.point.share
     assert again.path is None
+
+
+def test_the_seconds_of_an_edit_are_those_of_all_points() -> None:
+    assert added({"anchors": 3.0, "keys": 1.0}, {"keys": 2.0}) == {"anchors": 3.0, "keys": 3.0}
+    editor = editor_of(decoder_of("llama"), "memit+fe", recipe=FREE)
+    _, walker = editor._walked(FACTS, Goal(aim=0.9), AT_ONCE, None)
+    assert {"statistics", "anchors", "keys", "solve"} <= set(walker.seconds)
+    assert walker.seconds["keys"] > 0
 
 
 def test_any_point_of_a_saved_path_is_taken_without_new_anchors(tmp_path: Path) -> None:

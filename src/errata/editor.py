@@ -35,7 +35,7 @@ from errata.fleet import SOLO, Fleet
 from errata.method import Method
 from errata.methods import METHODS, check_names
 from errata.methods import method as row_of
-from errata.path import Walker, at_point, knob_of, obstacle
+from errata.path import Walker, added, at_point, knob_of, obstacle
 from errata.recipe import Recipe, recipe_for, validated
 from errata.record.path import EditPath, Goal, Point, path_of
 from errata.record.run import versions
@@ -264,18 +264,19 @@ class Editor:
         schedule: Schedule,
         past: Edit | None,
         neighbours: Sequence[str] = (),
-    ) -> tuple[EditPath, Mapping[str, torch.Tensor]]:
-        """The path, and the anchors that all of its points share."""
+    ) -> tuple[EditPath, Walker]:
+        """The path, and who walked it: the anchors that all points share, and the seconds they took."""
         if reason := obstacle(self.pipeline, schedule, past is not None):
             raise NoPath(f"no path of settings can be tried: {reason}. Leave out the aim and the budget.")
         near = list(neighbours) or self.supplies.neighbours(facts)[::2]
         walker = Walker(self._row, self.recipe, self.supplies, facts, near)
-        return walker.path(goal), walker.anchors
+        return walker.path(goal), walker
 
     def _on_path(self, facts: Sequence[Fact], goal: Goal, schedule: Schedule, past: Edit | None) -> Outcome:
         """Edited at the best point of the path, as an editor with its recipe would."""
-        path, anchors = self._walked(facts, goal, schedule, past)
-        outcome = self._at(path.point, anchors)._run(facts, schedule, None, [])
+        path, walker = self._walked(facts, goal, schedule, past)
+        outcome = self._at(path.point, walker.anchors)._run(facts, schedule, None, [])
+        outcome.ledger.seconds = added(walker.seconds, outcome.ledger.seconds)
         return with_path(outcome, path)
 
     def _at(self, point: Point, anchors: Mapping[str, torch.Tensor]) -> Editor:

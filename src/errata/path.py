@@ -117,6 +117,11 @@ def _closing_in(measure: Measure, low: float | None, high: Point, goal: Goal) ->
             low = point.value
 
 
+def added(seconds: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:
+    """Stage -> seconds, of two runs together."""
+    return {stage: seconds.get(stage, 0.0) + more.get(stage, 0.0) for stage in {**seconds, **more}}
+
+
 def rounded(value: float) -> float:
     """To two digits, so that a value can be said and typed."""
     return float(f"{value:.2g}")
@@ -135,6 +140,8 @@ class Walker:
         self.supplies, self.decoder = supplies, supplies.decoder
         self.knob = knob_of(method.pipeline(recipe, self.decoder.depth))
         self.anchors: Mapping[str, Tensor] = supplies.anchors
+        self.seconds: dict[str, float] = {}
+        """Stage -> seconds of all points together."""
         self._tried = 0
 
     def path(self, goal: Goal) -> EditPath:
@@ -160,6 +167,7 @@ class Walker:
             outcome = self.method.pipeline(recipe, self.decoder.depth).edit(self.facts, supplies)
             if isinstance(outcome.edit, WeightEdit):
                 self.anchors = outcome.edit.anchors
+            self.seconds = added(self.seconds, outcome.ledger.seconds)
             scores = self.supplies.fleet.tell(self._scores)
         except (SolveError, NotFinite) as error:
             return Point(number, value, share, problem=str(error))
