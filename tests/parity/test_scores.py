@@ -42,6 +42,7 @@ def put_on(decoder: Decoder, official: Recording, run: str, precision: str) -> N
     layers = official.layers(run)
     assert bool(layers) == (run != "unedited")
     changes = {decoder.parameter_name(layer): official.total(run, layer, precision) for layer in layers}
+    decoder.restore()
     decoder.put_on(WeightDelta(decoder.fingerprint, changes))
 
 
