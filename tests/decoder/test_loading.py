@@ -306,3 +306,19 @@ def test_a_checkpoint_with_images_stays_one_and_only_the_edited_matrix_changes(f
     again = Decoder.from_pretrained(tmp_path / "edited")
     assert type(again.model) is type(published)
     assert torch.equal(again.weight(1), decoder.weight(1))
+
+
+def test_a_token_that_the_model_has_no_embedding_of_is_refused() -> None:
+    decoder = decoder_of("llama")
+    known = decoder.model.get_input_embeddings().weight.shape[0]
+    for read in (lambda row: list(decoder.logits([row], [[1]])), lambda row: decoder.generate([row], 2)):
+        with pytest.raises(
+            ModelError, match=rf"gives the token {known}, and the model has embeddings .* to {known - 1}"
+        ):
+            read([1, known])
+
+
+def test_an_end_token_that_no_model_can_say_ends_nothing() -> None:
+    decoder = decoder_of("llama")
+    decoder.model.generation_config.eos_token_id = [2, 2**70]
+    assert decoder.ends <= set(range(decoder.vocabulary))

@@ -145,7 +145,7 @@ class Decoder(Passes):
         settings = self.model.generation_config
         own = settings.eos_token_id if settings is not None else None
         every = {*(own if isinstance(own, list) else [own]), self.tokens.end, self.tokens.chat.end}
-        return frozenset(token for token in every if token is not None)
+        return frozenset(token for token in every if token is not None and 0 <= token < self.vocabulary)
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))

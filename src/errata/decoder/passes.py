@@ -21,7 +21,7 @@ from errata.decoder.memory import CPU_PASS, tokens_at_once
 from errata.decoder.rows import at_places, grouped, in_batches, pad
 from errata.decoder.shortcuts import Shortcuts
 from errata.decoder.weights import Weights
-from errata.errors import RowTooLong
+from errata.errors import ModelError, RowTooLong
 
 SHOWN = 60
 """Characters of a text that is too long which are shown: its end, where the subject is."""
@@ -72,6 +72,15 @@ class Passes(Anatomy):
                 f"{self.positions}. Nothing was changed. Shorten the text, or leave it out."
             )
 
+    def check_ids(self, ids: Int[Tensor, "batch token"]) -> None:
+        """Raises ModelError for a token that the model has no embedding of: its tokenizer is another model's."""
+        known = self.model.get_input_embeddings().weight.shape[0]
+        if ids.numel() and (largest := int(ids.max())) >= known:
+            raise ModelError(
+                f"{self.name}: its tokenizer gives the token {largest}, and the model has embeddings of tokens 0 to "
+                f"{known - 1}. Nothing was changed. Give the tokenizer that the model was trained with."
+            )
+
     def run(
         self,
         ids: Int[Tensor, "batch token"],
@@ -93,6 +102,7 @@ class Passes(Anatomy):
         """
         if enter is not None:
             self.check_causal()
+        self.check_ids(ids)
         with ExitStack() as stack:
             stack.enter_context(self.weights.computing())
             if leave is not None:
@@ -190,5 +200,6 @@ class Passes(Anatomy):
         """The new ids of rows of one length, chosen one after another; see `generation`. Raises RowTooLong."""
         self.check_length(len(rows[0]) + max(0, n_tokens - 1))
         ids = torch.tensor([list(row) for row in rows], device=self.device)
+        self.check_ids(ids)
         with self.weights.computing():
             return continued(self.model, ids, n_tokens, choose, set(ends), cached)

@@ -92,11 +92,11 @@ def read_material(folders: Sequence[Path]) -> Material:
         try:
             _read_folder(folder, material)
         except OSError as error:
-            raise NothingToReport(f"{folder} could not be read: {error.strerror}") from error
+            raise NothingToReport(f"{shortened(str(folder))} could not be read: {error.strerror}") from error
     if not material.runs and not material.studies:
         count = len(material.failures)
         failed = f" {count} failed: {shortened('; '.join(material.failures))}." if count else ""
-        where = ", ".join(map(str, folders))
+        where = shortened(", ".join(map(str, folders)))
         raise NothingToReport(f"no finished run in {where} (no {RECORD}, no study).{failed} Give {_WANTED}.")
     material.states = _states(material.runs)
     return material
@@ -105,7 +105,7 @@ def read_material(folders: Sequence[Path]) -> Material:
 def _read_folder(folder: Path, material: Material) -> None:
     """Everything in a folder and the folders in it, or one record in a file. Raises OSError, NothingToReport."""
     if not folder.exists():
-        raise NothingToReport(f"{folder} is not there. Give {_WANTED}.")
+        raise NothingToReport(f"{shortened(str(folder))} is not there. Give {_WANTED}.")
     if folder.is_file():
         _read_run(folder, folder, material)
         return
