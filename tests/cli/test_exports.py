@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,15 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from errata import Decoder, SideMemory, WeightEdit
-from errata.cli import app as cli
 from errata.difference import BROAD, IDENTICAL, SURGICAL, difference
 from errata.editors.side_memory import Side
 from errata.errors import NotFinite
 from errata.record.verdict import FactVerdict, Verdict
+from tests.cli.conftest import Run
 from tests.export.test_checkpoint import base_of, contents, edit_of
 from tests.models import tiny_facts
-
-Run = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture(scope="module")
@@ -48,18 +45,10 @@ def other(decoder: Decoder, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(run: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """On a terminal of 80 columns."""
     monkeypatch.setenv("COLUMNS", "80")
-
-    def call(*words: object) -> tuple[int, str]:
-        capsys.readouterr()
-        monkeypatch.setattr("sys.argv", ["errata", *map(str, words)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        streams = capsys.readouterr()
-        return int(left.value.code or 0), streams.out + streams.err
-
-    return call
+    return run
 
 
 def as_json(said: str) -> dict[str, object]:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from errata import load_edit, read_facts
-from tests.cli.test_verbs import Run, base, run  # noqa: F401
+from tests.cli.conftest import Run
 from tests.decoder.test_layout import written as layout_file
 from tests.models import tiny_facts
 
@@ -24,7 +24,7 @@ def facts_file(folder: Path, rows: list[dict[str, Any]], name: str = "facts.json
     return folder / name
 
 
-def edit(run: Run, base: Path, facts: Path, out: Path, *words: object) -> tuple[int, str]:  # noqa: F811
+def edit(run: Run, base: Path, facts: Path, out: Path, *words: object) -> tuple[int, str]:
     usual = (
         "--method",
         "memit",
@@ -38,7 +38,7 @@ def edit(run: Run, base: Path, facts: Path, out: Path, *words: object) -> tuple[
     return run("edit", base, facts, "-o", out, *usual, *words)
 
 
-def test_the_command_edits_what_the_public_reader_reads(run: Run, base: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_the_command_edits_what_the_public_reader_reads(run: Run, base: Path, tmp_path: Path) -> None:
     rewrites = [{**row, "target_new": {"str": row["target_new"]}, "question": "Who?"} for row in ROWS]
     record = {"case_id": 1, "requested_rewrite": rewrites, "questions": ["Where?"], "new_answer": "x"}
     path = facts_file(tmp_path, [record])
@@ -48,7 +48,7 @@ def test_the_command_edits_what_the_public_reader_reads(run: Run, base: Path, tm
     assert len(read_facts(path)) == 2
 
 
-def test_conflicting_records_are_refused_or_left_out_and_told(run: Run, base: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_conflicting_records_are_refused_or_left_out_and_told(run: Run, base: Path, tmp_path: Path) -> None:
     other = ROWS[0] | {"target_new": ROWS[1]["target_new"]}
     path = facts_file(tmp_path, [*ROWS, other])
     code, said = edit(run, base, path, tmp_path / "edit")
@@ -66,19 +66,19 @@ def test_conflicting_records_are_refused_or_left_out_and_told(run: Run, base: Pa
 
 @pytest.mark.parametrize("verb", ["edit", "evaluate"])
 @pytest.mark.parametrize("limit", ["0", "-1"])
-def test_a_limit_below_one_is_refused(verb: str, limit: str, run: Run, base: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_limit_below_one_is_refused(verb: str, limit: str, run: Run, base: Path, tmp_path: Path) -> None:
     code, said = run(verb, base, facts_file(tmp_path, ROWS), "--limit", limit)
     assert code == 2
     assert "--limit" in said
 
 
-def test_a_format_can_be_named_and_an_unknown_one_is_answered(run: Run, base: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_format_can_be_named_and_an_unknown_one_is_answered(run: Run, base: Path, tmp_path: Path) -> None:
     code, said = edit(run, base, facts_file(tmp_path, ROWS), tmp_path / "edit", "--format", "eratta", "--dry-run")
     assert code == 1
     assert "Did you mean 'errata'" in said
 
 
-def test_a_layout_file_is_accepted_by_the_verbs_that_open_a_model(run: Run, base: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_layout_file_is_accepted_by_the_verbs_that_open_a_model(run: Run, base: Path, tmp_path: Path) -> None:
     mine = layout_file(tmp_path, note="my own layout")
     code, said = run("doctor", base, "--layout", mine)
     assert code == 0, said
@@ -102,7 +102,7 @@ def test_a_layout_file_is_accepted_by_the_verbs_that_open_a_model(run: Run, base
 @pytest.mark.parametrize("words", [("evaluate", "--edit"), ("edit", "--past")])
 def test_an_edit_that_is_none_is_refused_before_the_model_is_opened(
     words: tuple[str, str],
-    run: Run,  # noqa: F811
+    run: Run,
     tmp_path: Path,
 ) -> None:
     verb, option = words

@@ -3,43 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from errata import Decoder
-from errata.cli import app as cli
+from tests.cli.conftest import Run, write_supplies
 from tests.gguf_files import write_gguf
-from tests.models import tiny_corpus, tiny_facts
-
-Run = Callable[..., tuple[int, str]]
+from tests.models import tiny_facts
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
-    (folder / "corpus.txt").write_text("\n".join(tiny_corpus()), encoding="utf-8")
-    recipe = "name: tiny\nwindow: [1, 2]\nanchor: {steps: 4}\nsolvers: {least_squares: {weight: 1, ridge: 0.01}}\n"
-    (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    write_supplies(folder)
     rows = [json.dumps({"prompt": f.prompt, "subject": f.subject, "target_new": f.target_new}) for f in tiny_facts()]
     (folder / "facts.jsonl").write_text("\n".join(rows), encoding="utf-8")
     return write_gguf(folder / "base.gguf", type="q8_0")
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("ERRATA_STORE", str(tmp_path / "store"))
-
-    def call(*words: object) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["errata", *map(str, words)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        streams = capsys.readouterr()
-        return int(left.value.code or 0), streams.out + streams.err
-
-    return call
 
 
 def options(base: Path) -> list[object]:

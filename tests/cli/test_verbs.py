@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,35 +16,8 @@ from errata.cli import app as cli
 from errata.cli.console import in_fleet, show
 from errata.fleet import Fleet
 from errata.record.tables import Table
-from tests.models import FAMILIES, tiny_corpus, tiny_facts, tokenizer_of
-
-Run = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base") / "tiny"
-    FAMILIES["llama"]().float().save_pretrained(folder)
-    tokenizer_of("llama").save_pretrained(folder)
-    (folder.parent / "corpus.txt").write_text("\n".join(tiny_corpus()), encoding="utf-8")
-    recipe = "name: tiny\nwindow: [1, 2]\nanchor: {steps: 4}\nsolvers: {least_squares: {weight: 1, ridge: 0.01}}\n"
-    (folder.parent / "recipe.yaml").write_text(recipe, encoding="utf-8")
-    return folder
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("ERRATA_STORE", str(tmp_path / "store"))
-
-    def call(*words: object) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["errata", *map(str, words)])
-        with pytest.raises(SystemExit) as left:
-            cli.main()
-        streams = capsys.readouterr()
-        return int(left.value.code or 0), streams.out + streams.err
-
-    return call
+from tests.cli.conftest import Run
+from tests.models import FAMILIES, tiny_facts, tokenizer_of
 
 
 def write_facts(path: Path, facts: list[Fact]) -> Path:
